@@ -1,11 +1,11 @@
-//! Byte-level BPE (GPT-2 and after).
+//! BPE by merge ranks: over bytes (GPT-2 and after), and over characters with U+2581 for spaces (Gemma 4).
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use hashbrown::HashMap;
 
-use crate::bytes::{byte_to_char, map_bytes, sanitize};
+use crate::bytes::{byte_to_char, code_point_at, escape_spaces, map_bytes, sanitize};
 use crate::pretokenize::PreTokenizer;
 use crate::vocab::{Interner, Vocab};
 
@@ -198,6 +198,65 @@ impl Bpe {
             } else {
                 // A byte without a token vanishes; vocabularies in use have all 256.
                 ids.extend(own.iter().filter_map(|&byte| self.bytes[usize::from(byte)].1));
+            }
+        }
+    }
+}
+
+/// BPE over characters, spaces written as U+2581, with byte tokens for what has no token.
+#[derive(Debug)]
+pub(crate) struct RawBpe {
+    merges: Merges,
+    bytes: Vec<Option<u32>>,
+    /// Take a run of newlines that is a token whole. No merge has newlines, so it could not come about otherwise.
+    whole_newlines: bool,
+}
+
+impl RawBpe {
+    pub(crate) fn new(vocab: &Vocab, merges: &[Vec<u8>], whole_newlines: bool) -> Self {
+        let bytes = (0..=255u8).map(|byte| vocab.find(format!("<0x{byte:02X}>").as_bytes())).collect();
+        Self { merges: Merges::new(vocab, merges), bytes, whole_newlines }
+    }
+
+    pub(crate) fn encode(&self, vocab: &Vocab, text: &[u8], ids: &mut Vec<u32>) {
+        let mut escaped = Vec::with_capacity(text.len());
+        escape_spaces(text, &mut escaped);
+        let text = sanitize(&escaped);
+        let mut scratch = Scratch::default();
+        // `[^\n]+|[\n]+`
+        for piece in text.chunk_by(|a, b| (*a == b'\n') == (*b == b'\n')) {
+            if self.whole_newlines
+                && piece.starts_with(b"\n")
+                && let Some(id) = vocab.find(piece)
+            {
+                ids.push(id);
+                continue;
+            }
+            for part in piece.chunks(MAX_PART) {
+                self.encode_part(vocab, part, &mut scratch, ids);
+            }
+        }
+    }
+
+    fn encode_part(&self, vocab: &Vocab, part: &[u8], scratch: &mut Scratch, ids: &mut Vec<u32>) {
+        let symbols = &mut scratch.symbols;
+        symbols.clear();
+        let mut at = 0;
+        while at < part.len() {
+            let after = code_point_at(part, at).map_or(part.len(), |(_, after)| after);
+            let id = self.merges.symbol(vocab, &part[at..after]);
+            symbols.push(Symbol::new(id, after - at, symbols.len()));
+            at = after;
+        }
+        self.merges.apply(symbols, &mut scratch.queue);
+        let mut rest = part;
+        for symbol in symbols {
+            let (own, after) = rest.split_at(symbol.len as usize);
+            rest = after;
+            if (symbol.id as usize) < vocab.len() {
+                ids.push(symbol.id);
+            } else {
+                ids.extend(own.iter().filter_map(|&byte| self.bytes[usize::from(byte)]));
             }
         }
     }

@@ -124,6 +124,49 @@ pub(crate) fn map_bytes(bytes: &[u8], out: &mut Vec<u8>) {
     }
 }
 
+/// The bytes that text in the byte alphabet stands for; characters outside the alphabet are meant literally.
+pub(crate) fn unmap_bytes(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut pos = 0;
+    while let Some((code_point, next)) = code_point_at(text, pos) {
+        match char::from_u32(code_point).and_then(char_to_byte) {
+            Some(byte) => out.push(byte),
+            None => out.extend_from_slice(&text[pos..next]),
+        }
+        pos = next;
+    }
+    out
+}
+
+/// What sentencepiece vocabularies write for a space.
+const ESCAPED_SPACE: &[u8] = "\u{2581}".as_bytes();
+
+/// Appends `text` with U+2581 for each space.
+pub(crate) fn escape_spaces(text: &[u8], out: &mut Vec<u8>) {
+    for &byte in text {
+        match byte {
+            b' ' => out.extend_from_slice(ESCAPED_SPACE),
+            _ => out.push(byte),
+        }
+    }
+}
+
+/// The inverse of [`escape_spaces`].
+pub(crate) fn unescape_spaces(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(&byte) = rest.first() {
+        if let Some(after) = rest.strip_prefix(ESCAPED_SPACE) {
+            out.push(b' ');
+            rest = after;
+        } else {
+            out.push(byte);
+            rest = &rest[1..];
+        }
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -35,11 +35,15 @@ mod class;
 mod clock;
 mod detokenize;
 mod error;
+mod plamo2;
 mod pretokenize;
+mod rwkv;
 mod special;
 mod spm;
 pub mod template;
 mod tokenizer;
+mod trie;
+mod ugm;
 mod vocab;
 
 pub use clock::DateTime;

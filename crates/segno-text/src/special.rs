@@ -38,6 +38,43 @@ const END_OF_GENERATION: &[&str] = &[
     "[e~[",
 ];
 
+const FIM_PREFIX: &[&str] = &[
+    "<|fim_prefix|>",
+    "<fim-prefix>",
+    "<fim_prefix>",
+    "<\u{FF5C}fim\u{2581}begin\u{FF5C}>",
+    "<PRE>",
+    "\u{2581}<PRE>",
+    "<|code_prefix|>",
+    "<|prefix|>",
+];
+
+const FIM_SUFFIX: &[&str] = &[
+    "<|fim_suffix|>",
+    "<fim-suffix>",
+    "<fim_suffix>",
+    "<\u{FF5C}fim\u{2581}hole\u{FF5C}>",
+    "<SUF>",
+    "\u{2581}<SUF>",
+    "<|code_suffix|>",
+    "<|suffix|>",
+];
+
+const FIM_MIDDLE: &[&str] = &[
+    "<|fim_middle|>",
+    "<fim-middle>",
+    "<fim_middle>",
+    "<\u{FF5C}fim\u{2581}end\u{FF5C}>",
+    "<MID>",
+    "\u{2581}<MID>",
+    "<|code_middle|>",
+    "<|middle|>",
+];
+
+const FIM_PAD: &[&str] = &["<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"];
+
+const FIM_REPOSITORY: &[&str] = &["<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"];
+
 /// Fills in special ids by the names of tokens, corrects kinds that files have wrong, and returns the ids that end
 /// a reply, ascending.
 pub(crate) fn settle(vocab: &mut Vocab, special: &mut SpecialIds) -> Vec<u32> {
@@ -45,14 +82,19 @@ pub(crate) fn settle(vocab: &mut Vocab, special: &mut SpecialIds) -> Vec<u32> {
     special.eot = special.eot.or_else(|| find(vocab, END_OF_TURN));
     special.eom = special.eom.or_else(|| find(vocab, &["<|eom_id|>"]));
     for (slot, names) in [
-        (&mut special.fim_pre, &["<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<PRE>"][..]),
-        (&mut special.fim_suf, &["<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>", "<SUF>"]),
-        (&mut special.fim_mid, &["<|fim_middle|>", "<fim-middle>", "<fim_middle>", "<MID>"]),
-        (&mut special.fim_pad, &["<|fim_pad|>", "<fim-pad>", "<fim_pad>"]),
-        (&mut special.fim_rep, &["<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<reponame>"]),
+        (&mut special.fim_pre, FIM_PREFIX),
+        (&mut special.fim_suf, FIM_SUFFIX),
+        (&mut special.fim_mid, FIM_MIDDLE),
+        (&mut special.fim_pad, FIM_PAD),
+        (&mut special.fim_rep, FIM_REPOSITORY),
         (&mut special.fim_sep, &["<|file_sep|>"]),
     ] {
-        *slot = slot.or_else(|| find(vocab, names));
+        if slot.is_none() {
+            *slot = find(vocab, names);
+            if let Some(id) = *slot {
+                vocab.set_kind(id, TokenKind::Control);
+            }
+        }
     }
 
     let mut ends: Vec<u32> = [special.eos, special.eot, special.eom, special.fim_pad, special.fim_rep, special.fim_sep]
@@ -68,19 +110,19 @@ pub(crate) fn settle(vocab: &mut Vocab, special: &mut SpecialIds) -> Vec<u32> {
         }
     }
 
-    // gpt-oss ends channels with `<|end|>` in the middle of a reply.
-    let harmony = ["<|return|>", "<|call|>"].map(|name| vocab.find(name.as_bytes()));
-    if harmony.iter().all(Option::is_some) {
+    // gpt-oss and Solar Open end channels with `<|end|>` in the middle of a reply.
+    let has = |vocab: &Vocab, names: &[&str]| names.iter().all(|name| vocab.find(name.as_bytes()).is_some());
+    if has(vocab, &["<|return|>", "<|call|>"]) || has(vocab, &["<|calls|>", "<|flush|>"]) {
         for name in ["<|end|>", "<|channel|>", "<|message|>", "<|start|>", "<|constrain|>"] {
             if let Some(id) = vocab.find(name.as_bytes()) {
                 vocab.set_kind(id, TokenKind::UserDefined);
-                if name == "<|end|>" {
-                    ends.retain(|&end| end != id);
-                }
             }
         }
-        if special.eot == vocab.find(b"<|end|>") {
-            special.eot = vocab.find(b"<|return|>");
+        if let Some(end) = vocab.find(b"<|end|>") {
+            ends.retain(|&id| id != end);
+            if special.eot == Some(end) {
+                special.eot = find(vocab, &["<|return|>", "<|flush|>"]);
+            }
         }
     }
     // Vocabularies with other ends of their own use `</s>` as a word.

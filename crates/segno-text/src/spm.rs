@@ -3,10 +3,8 @@
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
-use crate::bytes::lead_len;
+use crate::bytes::{escape_spaces, lead_len};
 use crate::vocab::Vocab;
-
-const SPACE: &[u8] = "\u{2581}".as_bytes();
 
 /// What the algorithm needs beside the vocabulary.
 #[derive(Debug)]
@@ -59,7 +57,10 @@ impl Spm {
     /// Appends the ids of `text`, with a space in front if `space_prefix`.
     pub(crate) fn encode(&self, vocab: &Vocab, text: &[u8], space_prefix: bool, ids: &mut Vec<u32>) {
         let mut escaped = Vec::with_capacity(text.len() + 3);
-        escape_spaces(text, space_prefix, &mut escaped);
+        if space_prefix {
+            escape_spaces(b" ", &mut escaped);
+        }
+        escape_spaces(text, &mut escaped);
         let mut symbols: Vec<Symbol> = Vec::with_capacity(escaped.len());
         let mut start = 0;
         while start < escaped.len() {
@@ -116,19 +117,5 @@ fn propose(
     let len = symbols[left].len + symbols[right].len;
     if let Some(id) = vocab.find(&text[start..start + len]) {
         queue.push(Candidate { score: vocab.score(id), left, right, len });
-    }
-}
-
-/// Writes `text` with U+2581 for each space.
-pub(crate) fn escape_spaces(text: &[u8], space_prefix: bool, out: &mut Vec<u8>) {
-    if space_prefix {
-        out.extend_from_slice(SPACE);
-    }
-    for &byte in text {
-        if byte == b' ' {
-            out.extend_from_slice(SPACE);
-        } else {
-            out.push(byte);
-        }
     }
 }

@@ -1,12 +1,15 @@
 //! The tokenizer: a vocabulary, its special tokens and the model kind's own algorithm.
 
-use crate::bpe::Bpe;
-use crate::bytes::{char_to_byte, code_point_at};
+use crate::bpe::{Bpe, RawBpe};
+use crate::bytes::{unescape_spaces, unmap_bytes};
 use crate::detokenize::DecodeStream;
 use crate::error::TextError;
+use crate::plamo2::Plamo2;
 use crate::pretokenize::PreTokenizer;
+use crate::rwkv::{self, Rwkv};
 use crate::special::{self, Fragment, SpecialIndex};
 use crate::spm::Spm;
+use crate::ugm::Ugm;
 use crate::vocab::{Arena, SpecialIds, TokenKind, Vocab, VocabSource};
 
 /// How [`Tokenizer::encode`] treats special tokens. The default adds none and reads none.
@@ -46,7 +49,11 @@ pub struct Tokenizer {
 #[derive(Debug)]
 enum Model {
     Bpe(Bpe),
+    RawBpe(RawBpe),
     Spm(Spm),
+    Ugm(Ugm),
+    Rwkv(Rwkv),
+    Plamo2(Plamo2),
 }
 
 impl Tokenizer {
@@ -76,7 +83,11 @@ impl Tokenizer {
         special.pad = special.pad.or(pad);
 
         let end_of_generation = special::settle(&mut vocab, &mut special);
-        let (model, add_bos, add_eos, add_space_prefix) = match kind {
+        // The defaults for bos, eos and the space in front belong to the model kind.
+        let (model, add_bos, add_eos, space_prefix) = match kind {
+            "gpt2" if source.pre == "sarvam-moe" => {
+                (Model::RawBpe(RawBpe::new(&vocab, &source.merges, false)), false, false, false)
+            }
             "gpt2" => {
                 if source.pre.is_empty() {
                     log::warn!(
@@ -85,27 +96,35 @@ impl Tokenizer {
                 }
                 let rule = PreTokenizer::by_name(&source.pre)?;
                 let add_bos = rule.add_bos;
-                (
-                    Model::Bpe(Bpe::byte_level(&vocab, &source.merges, rule)),
-                    source.add_bos.unwrap_or(add_bos),
-                    source.add_eos.unwrap_or(false),
-                    source.add_space_prefix.unwrap_or(false),
-                )
+                (Model::Bpe(Bpe::byte_level(&vocab, &source.merges, rule)), add_bos, false, false)
             }
-            "llama" => (
-                Model::Spm(Spm::new(&vocab)),
-                source.add_bos.unwrap_or(true),
-                source.add_eos.unwrap_or(false),
-                source.add_space_prefix.unwrap_or(true),
-            ),
-            _ => {
-                return Err(TextError::UnsupportedModel { model: source.model });
+            "gemma4" => (Model::RawBpe(RawBpe::new(&vocab, &source.merges, true)), true, false, false),
+            "llama" => (Model::Spm(Spm::new(&vocab)), true, false, true),
+            "t5" => {
+                let space_prefix = source.add_space_prefix.unwrap_or(false);
+                let remove_extra = source.remove_extra_whitespaces.unwrap_or(false);
+                let ugm = Ugm::new(&vocab, &source.precompiled_charsmap, special.unk, space_prefix, remove_extra)?;
+                (Model::Ugm(ugm), false, true, space_prefix)
             }
+            "rwkv" => (Model::Rwkv(Rwkv::new(&vocab, special.unk)), false, false, false),
+            "plamo2" => (Model::Plamo2(Plamo2::new(&vocab)), false, false, false),
+            _ => return Err(TextError::UnsupportedModel { model: source.model }),
+        };
+        let (add_bos, add_eos) = match &model {
+            // These never add any, whatever the file says.
+            Model::Rwkv(_) | Model::Plamo2(_) => (false, false),
+            // Files of the first converters say otherwise.
+            Model::RawBpe(_) if kind == "gemma4" => (true, source.add_eos.unwrap_or(add_eos)),
+            _ => (source.add_bos.unwrap_or(add_bos), source.add_eos.unwrap_or(add_eos)),
+        };
+        let add_space_prefix = match &model {
+            Model::Spm(_) | Model::Ugm(_) => source.add_space_prefix.unwrap_or(space_prefix),
+            _ => false,
         };
         let special_index = SpecialIndex::new(&vocab, &source.name, &source.pre)?;
         let mut printed = Arena::default();
         for (_, text, token_kind) in vocab.iter() {
-            printed.push(&printed_bytes(kind, text, token_kind));
+            printed.push(&printed_bytes(&model, text, token_kind));
         }
         Ok(Self {
             vocab,
@@ -192,9 +211,14 @@ impl Tokenizer {
 
     /// Text between special tokens. `after_special`: it follows one, or begins the text.
     fn encode_raw(&self, text: &[u8], after_special: bool, ids: &mut Vec<u32>) {
+        let vocab = &self.vocab;
         match &self.model {
-            Model::Bpe(bpe) => bpe.encode(&self.vocab, text, ids),
-            Model::Spm(spm) => spm.encode(&self.vocab, text, self.add_space_prefix && after_special, ids),
+            Model::Bpe(bpe) => bpe.encode(vocab, text, ids),
+            Model::RawBpe(bpe) => bpe.encode(vocab, text, ids),
+            Model::Spm(spm) => spm.encode(vocab, text, self.add_space_prefix && after_special, ids),
+            Model::Ugm(ugm) => ugm.encode(vocab, text, ids),
+            Model::Rwkv(rwkv) => rwkv.encode(text, ids),
+            Model::Plamo2(plamo2) => plamo2.encode(vocab, text, ids),
         }
     }
 
@@ -269,7 +293,7 @@ impl Tokenizer {
     /// [`Tokenizer::decode`] as bytes, nothing replaced.
     pub fn decode_bytes(&self, ids: &[u32], special: bool) -> Vec<u8> {
         let mut out = Vec::new();
-        let mut strip = self.add_space_prefix && matches!(self.model, Model::Spm(_));
+        let mut strip = self.add_space_prefix;
         for &id in ids {
             if self.is_control(id) && !special {
                 continue;
@@ -293,7 +317,7 @@ impl Tokenizer {
 }
 
 /// What a token prints, by model kind.
-fn printed_bytes(model: &str, text: &[u8], kind: TokenKind) -> Vec<u8> {
+fn printed_bytes(model: &Model, text: &[u8], kind: TokenKind) -> Vec<u8> {
     match kind {
         TokenKind::Control | TokenKind::Unknown | TokenKind::UserDefined => return text.to_vec(),
         TokenKind::Byte => {
@@ -304,41 +328,11 @@ fn printed_bytes(model: &str, text: &[u8], kind: TokenKind) -> Vec<u8> {
         TokenKind::Normal | TokenKind::Unused => {}
     }
     match model {
-        "gpt2" => {
-            let mut out = Vec::with_capacity(text.len());
-            let mut pos = 0;
-            while let Some((code_point, next)) = code_point_at(text, pos) {
-                match char::from_u32(code_point).and_then(char_to_byte) {
-                    Some(byte) => out.push(byte),
-                    // Not in the byte alphabet, so meant literally.
-                    None => out.extend_from_slice(&text[pos..next]),
-                }
-                pos = next;
-            }
-            out
-        }
-        "llama" | "gemma4" | "t5" => unescape_spaces(text),
-        _ => text.to_vec(),
+        Model::Bpe(_) => unmap_bytes(text),
+        Model::RawBpe(_) | Model::Spm(_) | Model::Ugm(_) => unescape_spaces(text),
+        Model::Rwkv(_) => rwkv::unescape(text),
+        Model::Plamo2(_) => text.to_vec(),
     }
-}
-
-/// U+2581 as spaces.
-fn unescape_spaces(text: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(&byte) = rest.first() {
-        match rest.strip_prefix("\u{2581}".as_bytes()) {
-            Some(after) => {
-                out.push(b' ');
-                rest = after;
-            }
-            None => {
-                out.push(byte);
-                rest = &rest[1..];
-            }
-        }
-    }
-    out
 }
 
 /// The byte that `<0xXX>` names.

@@ -38,19 +38,21 @@ fn check(name: &str, by_reference: &[&str]) {
     for case in fixture["cases"].as_array().unwrap() {
         let text = case["text"].as_str().unwrap();
         let named = by_reference.contains(&text);
+        if named {
+            differing.push(text);
+            assert_ne!(case["ids"], case["ids_reference"], "{name}: {text:?} need not be named");
+        }
         for (way, options) in WAYS {
             seen += 1;
-            let got = tokenizer.encode(text, options);
+            let mut want = ids(&case[way]);
             if named {
-                if way == "ids_parse_special" {
-                    differing.push(text);
-                    assert_ne!(got, ids(&case[way]), "{name}: {text:?} need not be named");
-                    if got != ids(&case["ids_reference"]) {
-                        wrong.push(format!("{text:?} by reference: {got:?}"));
-                    }
-                }
-            } else if got != ids(&case[way]) {
-                wrong.push(format!("{text:?} {way}: {got:?}, not {}", case[way]));
+                // What is added in front stays; the text itself has no special tokens.
+                want.truncate(want.len() - ids(&case["ids"]).len());
+                want.extend(ids(&case["ids_reference"]));
+            }
+            let got = tokenizer.encode(text, options);
+            if got != want {
+                wrong.push(format!("{text:?} {way}: {got:?}, not {want:?}"));
             }
         }
         check_decoding(name, &tokenizer, text);
@@ -73,10 +75,14 @@ fn check_decoding(name: &str, tokenizer: &Tokenizer, text: &str) {
     let parsed = EncodeOptions { add_special: false, parse_special: true };
     for options in [EncodeOptions::default(), parsed] {
         let ids = tokenizer.encode(text, options);
-        // Sentinels eat nothing here, and only sentencepiece puts in spaces of its own, behind special tokens.
         let want = match name {
+            // Sentencepiece puts a space of its own behind each special token, and only the first is taken off.
             "spm-llama" if ids.iter().any(|&id| id < 5) => continue,
-            _ => text,
+            // U+2581 in a text cannot be told from a space.
+            "spm-llama" | "spm-gemma" | "gemma4" => text.replace('\u{2581}', " "),
+            // A byte-order mark in front is dropped.
+            "plamo2" => text.trim_start_matches('\u{FEFF}').to_string(),
+            _ => text.to_string(),
         };
         assert_eq!(tokenizer.decode(&ids, true), want, "{name}: {ids:?}");
         let mut stream = tokenizer.decode_stream(true);
@@ -101,6 +107,71 @@ fn qwen2() {
 #[test]
 fn qwen35() {
     check("qwen35", &[]);
+}
+
+#[test]
+fn other_byte_level_vocabularies() {
+    for name in ["llama-bpe", "gpt-2", "refact", "command-r", "exaone4", "lfm2"] {
+        check(name, &[]);
+    }
+}
+
+/// Words with combining vowel signs. The published expressions put marks with letters, llama.cpp's stand-in for them
+/// does not; here the published ones count.
+#[test]
+fn vocabularies_where_llama_cpp_splits_at_marks() {
+    let words = ["नमस्ते दुनिया", "สวัสดีชาวโลก", "กำลัง ที่นี่", "क्षित्"];
+    for name in ["gpt-4o", "tekken", "kimi-k2"] {
+        check(name, &words);
+    }
+}
+
+#[test]
+fn sentencepiece_vocabularies() {
+    check("spm-llama", &[]);
+    check("spm-gemma", &[]);
+}
+
+#[test]
+fn gemma4() {
+    check("gemma4", &[]);
+}
+
+#[test]
+fn rwkv() {
+    check("rwkv", &[]);
+}
+
+#[test]
+fn plamo2() {
+    check("plamo2", &[]);
+}
+
+/// Unigram with sentencepiece's own normaliser; the ids are sentencepiece's.
+#[test]
+fn unigram() {
+    let tokenizer = tokenizer("unigram");
+    let path = common::fixture("tokenizers/unigram.cases.json");
+    let fixture: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let cases = fixture["cases"].as_array().unwrap();
+    assert!(cases.len() > 120);
+    let mut wrong = Vec::new();
+    for case in cases {
+        let text = case["text"].as_str().unwrap();
+        let got = tokenizer.encode(text, EncodeOptions::default());
+        // Text around a user-defined token is encoded by itself here, as in llama.cpp; sentencepiece carries the
+        // state of its white space across.
+        let want = match text {
+            "a<sep>b" => vec![24, 3, 4, 26],
+            " <sep> " => vec![3],
+            "<sep><sep>north" => vec![3, 3, 60, 36],
+            _ => ids(&case["ids"]),
+        };
+        if got != want {
+            wrong.push(format!("{text:?}: {got:?}, not {want:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 /// Time per byte must not grow with the length of a text without spaces. The bound is far above noise: quadratic

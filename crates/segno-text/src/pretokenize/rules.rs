@@ -88,37 +88,40 @@ pub(super) fn by_name(name: &str) -> Option<PreTokenizer> {
         "" | "default" => {
             &[Stage::Punctuation { backtick: false }, Stage::Gpt2, Stage::Digits { max: ANY }, Stage::ThreeAsciiDigits]
         }
-        "gpt-2" | "gpt2" | "phi-2" | "mpt" | "olmo" | "jais" | "trillion" | "granite-docling" | "exaone4"
-        | "mellum" | "roberta-bpe" | "gigachat" | "jina-es" | "jina-de" | "jina-v1-en" | "jina-v2-es"
-        | "jina-v2-de" | "a.x-4.0" | "modern-bert" => &[Stage::Gpt2],
-        "llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "falcon-h1" | "pixtral" | "midm-2.0" | "lfm2" | "dbrx"
-        | "smaug-bpe" | "chatglm-bpe" | "glm4" | "youtu" => &[Stage::Words(CL100K)],
-        "qwen2" | "deepseek-r1-qwen" | "kormo" | "stablelm2" | "hunyuan" | "solar-open" | "grok-2" | "megrez" => {
-            &[Stage::Words(QWEN2)]
+        "gpt-2" | "phi-2" | "mpt" | "olmo" | "jais" | "trillion" | "granite-docling" | "exaone4" | "mellum"
+        | "gigachat" | "a.x-4.0" | "jina-es" | "jina-de" | "jina-v2-es" | "jina-v2-de" | "modern-bert" => {
+            &[Stage::Gpt2]
         }
+        "llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "falcon-h1" | "pixtral" | "midm-2.0" | "lfm2"
+        | "jina-v5-nano" | "dbrx" | "smaug-bpe" | "chatglm-bpe" | "glm4" => &[Stage::Words(CL100K)],
+        // Bailing's has `\s*[\r\n]` instead of `\s*[\r\n]+`, which ends at the same place.
+        "qwen2" | "deepseek-r1-qwen" | "kormo" | "f2llmv2" | "megrez" | "stablelm2" | "hunyuan" | "solar-open"
+        | "grok-2" | "bailingmoe" | "bailingmoe2" | "llada-moe" => &[Stage::Words(QWEN2)],
         "qwen35" => &[Stage::Words(Words { word: Word::LettersMarks, ..QWEN2 })],
+        "ufakzeka" => &[Stage::Words(Words { contractions: false, ..QWEN2 })],
+        "seed-coder" => &[Stage::Words(Words { tail: Tail::None, ..QWEN2 })],
         "tekken" => {
             &[Stage::Words(Words { word: Word::Cased { suffix: false, han_apart: false }, digits: 1, ..GPT_4O })]
         }
-        "gpt-4o" | "llama4" | "minimax-m2" | "kanana2" => &[Stage::Words(GPT_4O)],
+        "gpt-4o" | "llama4" | "kanana2" | "talkie" | "minimax-m2" => &[Stage::Words(GPT_4O)],
         "kimi-k2" => &[Stage::Words(Words {
             word: Word::Cased { suffix: true, han_apart: true },
             tail: Tail::Newlines,
             ..GPT_4O
         })],
-        "command-r" | "smollm" | "starcoder" | "refact" | "codeshell" | "exaone" | "minerva-7b" => {
+        "command-r" | "smollm" | "starcoder" | "refact" | "codeshell" | "exaone" | "minerva-7b" | "mellum2" => {
             &[Stage::Digits { max: 1 }, Stage::Gpt2]
         }
-        "deepseek-v3" | "hunyuan-dense" | "joyai-llm" => &[Stage::Digits { max: 3 }, Stage::Cjk, Stage::DeepSeek],
+        "deepseek-v3" | "hunyuan-dense" | "joyai-llm" | "hy_v4" => {
+            &[Stage::Digits { max: 3 }, Stage::Cjk, Stage::DeepSeek]
+        }
         "falcon" => &[Stage::Punctuation { backtick: true }, Stage::Gpt2, Stage::ThreeAsciiDigits],
-        // Written with `\s*[\r\n]` instead of `\s*[\r\n]+`, which ends at the same place.
-        "bailingmoe" | "bailingmoe2" | "llada-moe" => &[Stage::Words(QWEN2)],
-        "seed-coder" => &[Stage::Words(Words { tail: Tail::None, ..QWEN2 })],
         "tiny_aya" | "cohere2moe" => &[Stage::DigitsFromRight, Stage::Words(GPT_4O)],
         "minicpm5" => &[Stage::Digits { max: 3 }, Stage::Words(Words { digits: ANY, ..CL100K })],
         _ => return None,
     };
-    let ignore_merges = matches!(
+    // The vocabularies that grew out of Llama 3's.
+    let llama3 = matches!(
         name,
         "llama-bpe"
             | "llama3"
@@ -128,15 +131,10 @@ pub(super) fn by_name(name: &str) -> Option<PreTokenizer> {
             | "pixtral"
             | "midm-2.0"
             | "lfm2"
-            | "tekken"
-            | "glm4"
-            | "minicpm5"
-            | "youtu"
+            | "jina-v5-nano"
     );
-    let add_bos = matches!(
-        name,
-        "llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "falcon-h1" | "pixtral" | "midm-2.0" | "lfm2" | "tekken"
-    );
+    let ignore_merges = llama3 || matches!(name, "tekken" | "glm4" | "minicpm5");
+    let add_bos = llama3 || name == "tekken";
     Some(PreTokenizer { stages, ignore_merges, add_bos })
 }
 

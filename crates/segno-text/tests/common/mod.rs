@@ -117,6 +117,8 @@ pub fn vocab_source(path: &Path) -> VocabSource {
         add_bos: flag("add_bos_token"),
         add_eos: flag("add_eos_token"),
         add_space_prefix: flag("add_space_prefix"),
+        remove_extra_whitespaces: flag("remove_extra_whitespaces"),
+        precompiled_charsmap: list("precompiled_charsmap").iter().map(|v| v.number() as u8).collect(),
         chat_template: keys
             .get("tokenizer.chat_template")
             .map(|value| String::from_utf8(value.text().to_vec()).unwrap()),
