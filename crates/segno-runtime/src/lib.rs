@@ -1,0 +1,25 @@
+//! The executor: sequences over a device's slots and pages, batched into steps.
+//!
+//! ```text
+//! Engine (its own thread)   requests in, tokens out; decides what goes into the next step
+//!   Executor                sequences: which slot and pages are whose; builds steps, commits them
+//!     Pages, Slots          free lists and reference counts
+//!     Ledger                every byte, planned at load
+//!       segno_ir::Device    reads some slots and pages, writes others
+//! ```
+//!
+//! # Invariants
+//! - No device detail here: everything goes through the traits of [`segno_ir::device`].
+//! - A step reads a sequence's slot and writes another; committing it is a swap on the host, so a
+//!   failed or cancelled step leaves every sequence as it was.
+//! - Only the [`Ledger`] approves memory, before it is allocated, at load.
+
+pub mod adversary;
+mod engine;
+mod executor;
+mod ledger;
+mod pages;
+
+pub use engine::{Engine, EngineOptions, Event, Finish, Generation, Report, Request, RequestError};
+pub use executor::{Executor, ExecutorError, ExecutorOptions, Issued, SequenceId, Work};
+pub use ledger::{Entry, Ledger, LedgerError, Tier};

@@ -1,0 +1,144 @@
+//! The engine: requests together give what each gives alone, are played on from, refused, cancelled.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use segno_cpu::{CpuDevice, CpuOptions};
+use segno_gguf::Gguf;
+use segno_ir::Device;
+use segno_ir::sample::{SampleParams, philox};
+use segno_models::Model;
+use segno_runtime::adversary::Adversary;
+use segno_runtime::{Engine, EngineOptions, Event, Executor, ExecutorOptions, Finish, Request, RequestError};
+
+fn model() -> Model {
+    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/qwen35/model-q8_0.gguf"));
+    segno_models::build(&Gguf::open(path).expect("opens")).expect("builds")
+}
+
+fn devices() -> [Arc<dyn Device>; 2] {
+    let cpu = || Arc::new(CpuDevice::new(CpuOptions { threads: Some(1), ..CpuOptions::default() }));
+    [cpu(), Arc::new(Adversary::new(cpu()))]
+}
+
+fn engine(model: &Model, device: Arc<dyn Device>, n_sequences: u32, n_ctx: u32) -> Engine {
+    let options = ExecutorOptions { n_ctx, n_sequences, max_rows: 128, ..Default::default() };
+    let executor = Executor::load(device, &model.graph, model.source.clone(), options).expect("loads");
+    Engine::start(executor, model.graph.n_tokens(), EngineOptions { max_queued: 8, ..Default::default() })
+}
+
+fn request(n: usize, seed: u32, max_tokens: usize) -> Request {
+    Request {
+        prompt: (0..n as u32).map(|i| philox([i, seed, 0, 0], [3, 4])[0] % 336).collect(),
+        max_tokens,
+        params: SampleParams { temperature: 1.0, seed: seed.into(), ..SampleParams::default() },
+        bias: Vec::new(),
+        stop: Vec::new(),
+    }
+}
+
+#[test]
+fn requests_together_give_what_each_gives_alone() {
+    let model = model();
+    let requests: Vec<Request> = (0..6).map(|i| request(20 + 60 * i, i as u32, 10 + 3 * i)).collect();
+    let mut expected = Vec::new();
+    for device in devices() {
+        let alone = engine(&model, device.clone(), 1, 512);
+        let one: Vec<_> =
+            requests.iter().map(|r| alone.generate(r.clone()).collect_blocking().expect("alone").0).collect();
+        let together = engine(&model, device, 3, 512);
+        let generations: Vec<_> = requests.iter().map(|r| together.generate(r.clone())).collect();
+        for ((generation, one), request) in generations.into_iter().zip(&one).zip(&requests) {
+            let (tokens, report) = generation.collect_blocking().expect("together");
+            assert_eq!((&tokens, tokens.len()), (one, request.max_tokens));
+            assert_eq!((report.finish, report.prompt_tokens), (Finish::Length, request.prompt.len()));
+        }
+        expected.push(one);
+    }
+    assert_eq!(expected[0], expected[1], "the adversarial device draws other tokens");
+}
+
+#[test]
+fn a_later_prompt_plays_on_from_what_was_read() {
+    let model = model();
+    for device in devices() {
+        let engine = engine(&model, device, 1, 512);
+        let first = request(100, 1, 20);
+        let (reply, report) = engine.generate(first.clone()).collect_blocking().expect("a reply");
+        assert_eq!(report.reused_tokens, 0);
+        let mut next = request(30, 2, 15);
+        next.prompt = [first.prompt.clone(), reply.clone(), next.prompt].concat();
+        let (warm, report) = engine.generate(next.clone()).collect_blocking().expect("a reply");
+        // The last token of a reply is drawn and never read.
+        assert_eq!(report.reused_tokens, 119);
+        let mut other = next.clone();
+        other.prompt[5] += 1;
+        let (_, report) = engine.generate(other).collect_blocking().expect("a reply");
+        assert_eq!(report.reused_tokens, 0, "another beginning was played on from");
+        let (cold, report) = engine.generate(next).collect_blocking().expect("a reply");
+        assert_eq!((cold, report.reused_tokens), (warm, 0));
+    }
+}
+
+#[test]
+fn stop_tokens_end_a_reply_and_are_not_part_of_it() {
+    let model = model();
+    for device in devices() {
+        let engine = engine(&model, device, 2, 512);
+        let free = request(50, 9, 40);
+        let (tokens, _) = engine.generate(free.clone()).collect_blocking().expect("a reply");
+        let stop = tokens[10];
+        let at = tokens.iter().position(|&t| t == stop).expect("it is there");
+        let (stopped, report) =
+            engine.generate(Request { stop: vec![stop], ..free.clone() }).collect_blocking().expect("a reply");
+        assert_eq!((&stopped[..], report.finish), (&tokens[..at], Finish::Stop));
+        // The step that was under way when it ended has left nothing: the next turn continues exactly.
+        let mut next = free;
+        next.prompt.extend(&stopped);
+        next.prompt.push(stop);
+        let (tail, report) = engine.generate(next).collect_blocking().expect("a reply");
+        assert_eq!(report.reused_tokens, 50 + at);
+        assert_eq!(tail[..10], tokens[at + 1..at + 11]);
+    }
+}
+
+#[test]
+fn what_cannot_be_done_is_refused_with_its_reason() {
+    let model = model();
+    let [cpu, _] = devices();
+    let engine = engine(&model, cpu, 1, 100);
+    let fails = |r: Request| engine.generate(r).collect_blocking().expect_err("refused");
+    assert!(matches!(fails(request(0, 1, 5)), RequestError::EmptyPrompt));
+    assert!(matches!(fails(request(100, 1, 5)), RequestError::PromptTooLong { tokens: 100, n_ctx: 100 }));
+    let mut outside = request(10, 1, 5);
+    outside.prompt[3] = 336;
+    assert!(matches!(fails(outside), RequestError::Token { id: 336, position: 3, n_vocab: 336 }));
+    let (tokens, report) = engine.generate(request(90, 1, usize::MAX)).collect_blocking().expect("a reply");
+    assert_eq!((tokens.len(), report.finish), (11, Finish::Context));
+    let (tokens, report) = engine.generate(request(20, 1, 0)).collect_blocking().expect("a reply");
+    assert_eq!((tokens.len(), report.finish), (0, Finish::Length));
+    // More than may wait: the first is at work, eight wait, the others are refused.
+    let many: Vec<_> = (0..20).map(|i| engine.generate(request(90, i, usize::MAX))).collect();
+    let results: Vec<_> = many.into_iter().map(|g| g.collect_blocking()).collect();
+    let refused = results.iter().filter(|r| matches!(r, Err(RequestError::QueueFull(_)))).count();
+    assert!((1..=12).contains(&refused), "{refused} were refused");
+}
+
+#[test]
+fn a_dropped_or_cancelled_reply_ends_and_the_next_is_right() {
+    let model = model();
+    for device in devices() {
+        let engine = engine(&model, device, 2, 512);
+        let (expected, _) = engine.generate(request(60, 5, 12)).collect_blocking().expect("a reply");
+        let mut dropped = engine.generate(request(200, 6, usize::MAX));
+        while !matches!(dropped.next_blocking(), Some(Event::Token(_))) {}
+        drop(dropped);
+        let mut cancelled = engine.generate(request(200, 7, usize::MAX));
+        while !matches!(cancelled.next_blocking(), Some(Event::Token(_))) {}
+        cancelled.cancel_flag().cancel();
+        let (_, report) = cancelled.collect_blocking().expect("a report");
+        assert_eq!(report.finish, Finish::Cancelled);
+        let (again, _) = engine.generate(request(60, 5, 12)).collect_blocking().expect("a reply");
+        assert_eq!(again, expected);
+    }
+}

@@ -1,0 +1,85 @@
+//! The command line.
+
+mod devices;
+mod inspect;
+mod logits;
+mod run;
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Run hybrid recurrent/attention language models from GGUF files.
+#[derive(Parser)]
+#[command(
+    name = "segno",
+    version,
+    about,
+    after_help = "Without a command: talks with the built-in demo model, as `segno run` does."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// Say more: -v what was loaded and planned, -vv details (RUST_LOG does the same, finer)
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    verbose: u8,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Chat with a model, or answer one prompt
+    Run(run::RunArgs),
+    /// Show what a model file holds
+    Inspect(inspect::InspectArgs),
+    /// Compute the logits of every position of a token sequence
+    Logits(logits::LogitsArgs),
+    /// List the devices that models can run on
+    Devices(devices::DevicesArgs),
+}
+
+/// Where a model runs.
+#[derive(Args, Clone, Debug)]
+pub struct DeviceArgs {
+    /// Device: auto, cpu, or an entry of `segno devices`
+    #[arg(long, default_value = "auto", value_name = "NAME")]
+    device: String,
+    /// Threads of the CPU backend [default: one per core]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    threads: Option<u32>,
+}
+
+/// Where the lines of a broken pipe go.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .any(|e| e.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe))
+}
+
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let level = match cli.verbose {
+        0 => "warn",
+        1 => "info",
+        2 => "debug",
+        _ => "trace",
+    };
+    // The graphics libraries have much to say that is not the user's business.
+    let filter = format!("warn,segno={level},wgpu_core=error,wgpu_hal=error,naga=error");
+    let env = env_logger::Env::default().default_filter_or(filter);
+    env_logger::Builder::from_env(env).format_timestamp(None).format_target(false).init();
+    let result = match cli.command {
+        None => run::run(run::RunArgs::default()),
+        Some(Command::Run(args)) => run::run(args),
+        Some(Command::Inspect(args)) => inspect::run(args),
+        Some(Command::Logits(args)) => logits::run(args),
+        Some(Command::Devices(args)) => devices::run(args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

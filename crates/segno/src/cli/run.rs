@@ -1,0 +1,318 @@
+//! `segno run`: one reply, or a conversation.
+
+use std::io::{IsTerminal, Read, Write};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use rustyline::error::ReadlineError;
+use segno::{Cancel, Chat, Error, Finish, GenerateOptions, LoadOptions, Model, Reply, Session};
+
+use super::DeviceArgs;
+
+/// Chat with a model, or answer one prompt.
+#[derive(Args, Clone, Debug)]
+pub struct RunArgs {
+    /// A GGUF file [default: the built-in demo model]
+    model: Option<PathBuf>,
+    /// Answer this prompt and end
+    #[arg(short, long, value_name = "TEXT", conflicts_with = "file")]
+    prompt: Option<String>,
+    /// Answer the prompt in this file and end (- is standard input)
+    #[arg(short, long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Most tokens of a reply [default: up to the context's end]
+    #[arg(short = 'n', long = "predict", value_name = "N")]
+    max_tokens: Option<usize>,
+    /// Tokens of context; 0: all that the model was trained on [default: that, at most 8192]
+    #[arg(short, long = "ctx-size", value_name = "N")]
+    context: Option<u32>,
+    #[command(flatten)]
+    device: DeviceArgs,
+    /// Temperature; 0 takes the likeliest token
+    #[arg(long, default_value_t = 0.8, value_name = "T")]
+    temp: f32,
+    /// Keep the K likeliest tokens; 0: all
+    #[arg(long, default_value_t = 40, value_name = "K")]
+    top_k: u32,
+    /// Keep the likeliest tokens up to this share; 1: all
+    #[arg(long, default_value_t = 0.95, value_name = "P")]
+    top_p: f32,
+    /// Keep tokens of at least this share of the likeliest's probability; 0: all
+    #[arg(long, default_value_t = 0.05, value_name = "P")]
+    min_p: f32,
+    /// Seed of the draws [default: another one each time]
+    #[arg(short, long, value_name = "N")]
+    seed: Option<u64>,
+    /// System prompt
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    /// Continue the prompt as it is, without the chat template
+    #[arg(long)]
+    no_chat: bool,
+}
+
+#[derive(clap::Parser)]
+struct Defaults {
+    #[command(flatten)]
+    args: RunArgs,
+}
+
+impl Default for RunArgs {
+    fn default() -> Self {
+        <Defaults as clap::Parser>::parse_from(["segno"]).args
+    }
+}
+
+impl RunArgs {
+    fn generate_options(&self) -> GenerateOptions {
+        GenerateOptions {
+            temperature: self.temp,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            seed: self.seed,
+            max_tokens: self.max_tokens,
+        }
+    }
+
+    /// The prompt of `-p`, `-f` or a standard input that is not a terminal.
+    fn prompt(&self) -> anyhow::Result<Option<String>> {
+        let mut text = String::new();
+        match (&self.prompt, &self.file) {
+            (Some(prompt), _) => return Ok(Some(prompt.clone())),
+            (None, Some(path)) if path.as_os_str() != "-" => {
+                let text = std::fs::read_to_string(path);
+                return Ok(Some(text.with_context(|| format!("cannot read the prompt in {}", path.display()))?));
+            }
+            (None, None) if std::io::stdin().is_terminal() => return Ok(None),
+            _ => std::io::stdin().read_to_string(&mut text).context("cannot read the prompt from standard input")?,
+        };
+        Ok(Some(text))
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        let share = |name: &str, value: f32| match (0.0..=1.0).contains(&value) {
+            true => Ok(()),
+            false => Err(anyhow::anyhow!("{name} is {value}, expected a number from 0 to 1")),
+        };
+        share("--top-p", self.top_p)?;
+        share("--min-p", self.min_p)?;
+        anyhow::ensure!(self.temp.is_finite() && self.temp >= 0.0, "--temp is {}, expected 0 or more", self.temp);
+        Ok(())
+    }
+}
+
+/// Ctrl-C stops the reply under way, if there is one; a second one, or one without a reply, ends the program.
+#[derive(Clone, Default)]
+struct Interrupt(Arc<Mutex<Option<Cancel>>>);
+
+impl Interrupt {
+    fn install() -> anyhow::Result<Self> {
+        let interrupt = Interrupt::default();
+        let handler = interrupt.clone();
+        ctrlc::set_handler(move || match handler.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(reply) => reply.cancel(),
+            None => std::process::exit(130),
+        })
+        .context("cannot listen for Ctrl-C")?;
+        Ok(interrupt)
+    }
+
+    fn arm(&self, reply: &Reply<'_>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(reply.cancel_flag());
+    }
+
+    fn disarm(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+pub fn run(args: RunArgs) -> anyhow::Result<()> {
+    args.check()?;
+    let prompt = args.prompt()?;
+    if prompt.as_ref().is_some_and(|p| p.is_empty()) {
+        anyhow::bail!("the prompt is empty; give one with -p, -f or standard input");
+    }
+    let model = match &args.model {
+        Some(path) => Model::open(path)?,
+        None => Model::demo()?,
+    };
+    let options = LoadOptions {
+        device: args.device.device.clone(),
+        threads: args.device.threads.map(|n| n as usize),
+        context: args.context,
+        ..LoadOptions::default()
+    };
+    let session = model.load(&options)?;
+    let interrupt = Interrupt::install()?;
+    match prompt {
+        Some(prompt) => answer(&session, &args, &prompt, &interrupt),
+        None if args.no_chat => anyhow::bail!("--no-chat needs a prompt: give one with -p, -f or standard input"),
+        None => converse(&session, &args, &interrupt),
+    }
+}
+
+/// One reply.
+fn answer(session: &Session, args: &RunArgs, prompt: &str, interrupt: &Interrupt) -> anyhow::Result<()> {
+    let options = args.generate_options();
+    let mut chat = session.chat();
+    let mut reply = match args.no_chat {
+        true => session.complete(prompt, &options),
+        false => {
+            if let Some(system) = &args.system {
+                chat.push("system", system);
+            }
+            chat.user(prompt);
+            chat.reply(&options)?
+        }
+    };
+    interrupt.arm(&reply);
+    let result = print_reply(&mut reply);
+    interrupt.disarm();
+    result?;
+    print_timings(&reply);
+    Ok(())
+}
+
+/// Prints a reply as it comes.
+fn print_reply(reply: &mut Reply<'_>) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    let bar = ProgressBar::new(0).with_style(
+        ProgressStyle::with_template("reading the prompt {bar:30} {pos}/{len}")
+            .unwrap_or_else(|_| ProgressStyle::default_bar()),
+    );
+    loop {
+        let piece = reply.next_with(|done, total| {
+            bar.set_length(total as u64);
+            bar.set_position(done as u64);
+        });
+        bar.finish_and_clear();
+        let Some(piece) = piece else { break };
+        out.write_all(piece?.as_bytes())?;
+        out.flush()?;
+    }
+    writeln!(out)?;
+    Ok(())
+}
+
+fn rate(tokens: usize, time: Duration) -> String {
+    format!("{tokens} tokens in {:.2} s, {:.1} t/s", time.as_secs_f64(), tokens as f64 / time.as_secs_f64().max(1e-9))
+}
+
+fn print_timings(reply: &Reply<'_>) {
+    let Some(report) = reply.report() else { return };
+    let read = report.prompt_tokens - report.reused_tokens;
+    let end = match report.finish {
+        Finish::Stop => "",
+        Finish::Length => " (stopped at -n)",
+        Finish::Context => " (the context is full; raise -c)",
+        Finish::Cancelled => " (stopped)",
+    };
+    eprintln!(
+        "[prompt {}{}; reply {}{end}]",
+        rate(read, report.prompt_time),
+        if report.reused_tokens > 0 { format!(", {} reused", report.reused_tokens) } else { String::new() },
+        // The first token is the prompt's.
+        rate(report.generated_tokens.saturating_sub(1), report.generation_time),
+    );
+}
+
+const HELP: &str = "\
+/undo    take the last question and its reply back
+/retry   draw the last reply again
+/clear   forget the conversation
+/stats   what the last reply cost, and the memory plan
+/help    this list
+/quit    end (so does Ctrl-D)
+A line that ends with \\ goes on in the next. Ctrl-C stops a reply.";
+
+/// A conversation at the terminal.
+fn converse(session: &Session, args: &RunArgs, interrupt: &Interrupt) -> anyhow::Result<()> {
+    let mut editor = rustyline::DefaultEditor::new().context("cannot read from the terminal")?;
+    let mut chat = session.chat();
+    if let Some(system) = &args.system {
+        chat.push("system", system);
+    }
+    println!("{} on {}. /help lists commands, Ctrl-D ends.", session.model().name(), session.device().name);
+    let mut stats = String::from("nothing was said yet");
+    loop {
+        let line = match read_message(&mut editor) {
+            Ok(line) => line,
+            Err(ReadlineError::Interrupted) => {
+                println!("Ctrl-D or /quit ends.");
+                continue;
+            }
+            Err(ReadlineError::Eof) => return Ok(()),
+            Err(error) => return Err(error).context("cannot read from the terminal"),
+        };
+        let line = line.trim();
+        if line.is_empty() {
+            continue;
+        }
+        let _ = editor.add_history_entry(line);
+        match line {
+            "/quit" | "/exit" | "/bye" => return Ok(()),
+            "/help" | "/?" => println!("{HELP}"),
+            "/stats" => println!("{stats}\n{}", session.engine().ledger()),
+            "/clear" => {
+                while chat.messages().last().is_some_and(|m| m.role != "system") {
+                    chat.pop();
+                }
+            }
+            "/undo" | "/retry" => {
+                if chat.messages().last().is_none_or(|m| m.role != "assistant") {
+                    println!("there is nothing to take back");
+                    continue;
+                }
+                chat.pop();
+                if line == "/undo" {
+                    chat.pop();
+                } else {
+                    stats = say(&mut chat, args, interrupt)?;
+                }
+            }
+            _ if line.starts_with('/') => println!("there is no command {line}; /help lists them"),
+            _ => {
+                chat.user(line);
+                stats = say(&mut chat, args, interrupt)?;
+            }
+        }
+    }
+}
+
+fn read_message(editor: &mut rustyline::DefaultEditor) -> Result<String, ReadlineError> {
+    let mut message = editor.readline("> ")?;
+    while let Some(begun) = message.strip_suffix('\\') {
+        message = format!("{begun}\n{}", editor.readline("… ")?);
+    }
+    Ok(message)
+}
+
+/// Prints the model's reply and keeps it; an error takes the question back.
+fn say(chat: &mut Chat<'_>, args: &RunArgs, interrupt: &Interrupt) -> anyhow::Result<String> {
+    let told = (|| -> anyhow::Result<(String, String)> {
+        let mut reply = chat.reply(&args.generate_options())?;
+        interrupt.arm(&reply);
+        let result = print_reply(&mut reply);
+        interrupt.disarm();
+        result?;
+        let stats = reply.report().map(|r| format!("{r:?}")).unwrap_or_default();
+        Ok((reply.text().to_string(), stats))
+    })();
+    match told {
+        Ok((text, stats)) => {
+            chat.assistant(&text);
+            Ok(stats)
+        }
+        Err(error) if error.downcast_ref::<Error>().is_some() => {
+            eprintln!("error: {error:#}");
+            chat.pop();
+            Ok(String::from("the last reply failed"))
+        }
+        Err(error) => Err(error),
+    }
+}

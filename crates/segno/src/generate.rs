@@ -1,0 +1,199 @@
+//! A loaded model, conversations with it, and replies as they come.
+
+use segno_ir::{Cancel, Capabilities, SampleParams};
+use segno_runtime::{Engine, Event, Generation, Report, Request, RequestError};
+use segno_text::{DateTime, DecodeStream, EncodeOptions, Message, RenderOptions};
+
+use crate::{Error, Model};
+
+/// A model on a device.
+pub struct Session {
+    model: Model,
+    engine: Engine,
+    device: Capabilities,
+}
+
+/// How a reply is drawn. The defaults are llama.cpp's.
+#[derive(Clone, Debug)]
+pub struct GenerateOptions {
+    /// 0: always the likeliest token.
+    pub temperature: f32,
+    /// Keeps the k likeliest tokens; 0: all.
+    pub top_k: u32,
+    /// Keeps the smallest set of likeliest tokens that reaches this share; 1: all.
+    pub top_p: f32,
+    /// Keeps tokens of at least this share of the likeliest's probability; 0: all.
+    pub min_p: f32,
+    /// Of the generator; `None`: another one each time.
+    pub seed: Option<u64>,
+    /// Most tokens of the reply; `None`: up to the context's end.
+    pub max_tokens: Option<usize>,
+}
+
+impl Default for GenerateOptions {
+    fn default() -> Self {
+        let SampleParams { temperature, top_k, top_p, min_p, .. } = SampleParams::default();
+        GenerateOptions { temperature, top_k, top_p, min_p, seed: None, max_tokens: None }
+    }
+}
+
+impl GenerateOptions {
+    fn params(&self) -> SampleParams {
+        use std::hash::{BuildHasher, RandomState};
+        let seed = self.seed.unwrap_or_else(|| RandomState::new().hash_one(0));
+        SampleParams { temperature: self.temperature, top_k: self.top_k, top_p: self.top_p, min_p: self.min_p, seed }
+    }
+}
+
+impl Session {
+    pub(crate) fn new(model: Model, engine: Engine, device: Capabilities) -> Self {
+        Session { model, engine, device }
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// What it runs on.
+    pub fn device(&self) -> &Capabilities {
+        &self.device
+    }
+
+    /// The engine's plan and figures.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Continues a text, without a chat template.
+    pub fn complete(&self, text: &str, options: &GenerateOptions) -> Reply<'_> {
+        let encode = EncodeOptions { add_special: true, parse_special: false };
+        self.generate(self.model.tokenizer().encode(text, encode), options)
+    }
+
+    /// Continues token ids.
+    pub fn generate(&self, prompt: Vec<u32>, options: &GenerateOptions) -> Reply<'_> {
+        let tokenizer = self.model.tokenizer();
+        let generation = self.engine.generate(Request {
+            prompt,
+            max_tokens: options.max_tokens.unwrap_or(usize::MAX),
+            params: options.params(),
+            bias: Vec::new(),
+            stop: tokenizer.end_of_generation().to_vec(),
+        });
+        Reply { session: self, generation, stream: tokenizer.decode_stream(false), text: String::new(), report: None }
+    }
+
+    /// A conversation without messages.
+    pub fn chat(&self) -> Chat<'_> {
+        Chat { session: self, messages: Vec::new() }
+    }
+}
+
+/// A conversation.
+pub struct Chat<'s> {
+    session: &'s Session,
+    messages: Vec<Message>,
+}
+
+impl Chat<'_> {
+    /// The messages so far.
+    pub fn messages(&self) -> &[Message] {
+        &self.messages
+    }
+
+    /// Adds a message of any role.
+    pub fn push(&mut self, role: &str, content: &str) {
+        self.messages.push(Message::new(role, content));
+    }
+
+    /// Adds a message of the user.
+    pub fn user(&mut self, content: &str) {
+        self.push("user", content);
+    }
+
+    /// Adds what the model said.
+    pub fn assistant(&mut self, content: &str) {
+        self.push("assistant", content);
+    }
+
+    /// Takes the last message back.
+    pub fn pop(&mut self) -> Option<Message> {
+        self.messages.pop()
+    }
+
+    /// The prompt that the template makes of the messages, ready for a reply.
+    pub fn prompt(&self) -> Result<(String, Vec<u32>), Error> {
+        let model = &self.session.model;
+        let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let now = DateTime { unix_seconds: since_1970.as_secs() as i64, utc_offset_seconds: 0 };
+        let options = RenderOptions { add_generation_prompt: true, now, ..Default::default() };
+        let rendered = model.template().render(&self.messages, &options)?;
+        let ids = model.tokenizer().encode_prompt(&rendered.text, &rendered.borders).ids;
+        Ok((rendered.text, ids))
+    }
+
+    /// Starts the model's reply. It is not added to the messages: see [`assistant`](Self::assistant).
+    pub fn reply(&self, options: &GenerateOptions) -> Result<Reply<'_>, Error> {
+        let (_, ids) = self.prompt()?;
+        Ok(self.session.generate(ids, options))
+    }
+}
+
+/// A reply as it comes: an iterator over pieces of text, whole characters each. Dropping it ends the work.
+pub struct Reply<'s> {
+    session: &'s Session,
+    generation: Generation,
+    stream: DecodeStream,
+    text: String,
+    report: Option<Report>,
+}
+
+impl Reply<'_> {
+    /// The flag that stops it.
+    pub fn cancel_flag(&self) -> Cancel {
+        self.generation.cancel_flag()
+    }
+
+    /// The text so far.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// What it cost, once it has ended.
+    pub fn report(&self) -> Option<&Report> {
+        self.report.as_ref()
+    }
+
+    /// As [`next`](Iterator::next); tells `progress` how much of the prompt has been read.
+    pub fn next_with(&mut self, mut progress: impl FnMut(usize, usize)) -> Option<Result<String, Error>> {
+        while self.report.is_none() {
+            let piece = match self.generation.next_blocking() {
+                None => return Some(Err(RequestError::Stopped.into())),
+                Some(Event::Failed(error)) => return Some(Err(error.into())),
+                Some(Event::Prompt { done, total }) => {
+                    progress(done, total);
+                    continue;
+                }
+                Some(Event::Token(id)) => self.stream.push(self.session.model.tokenizer(), id),
+                Some(Event::Done(report)) => {
+                    self.report = Some(report);
+                    self.stream.finish()
+                }
+            };
+            if !piece.is_empty() {
+                self.text.push_str(&piece);
+                return Some(Ok(piece));
+            }
+        }
+        None
+    }
+}
+
+impl Iterator for Reply<'_> {
+    type Item = Result<String, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.next_with(|_, _| ())
+    }
+}

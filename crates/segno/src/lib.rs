@@ -1,0 +1,72 @@
+//! Segno runs hybrid recurrent/attention language models from GGUF files.
+//!
+//! ```
+//! use segno::{GenerateOptions, LoadOptions, Model};
+//!
+//! let model = Model::demo()?; // or Model::open("model.gguf")?
+//! let session = model.load(&LoadOptions { device: "cpu".into(), ..Default::default() })?;
+//! let mut chat = session.chat();
+//! chat.user("What is 7 + 8?");
+//! let mut reply = chat.reply(&GenerateOptions { temperature: 0.0, ..Default::default() })?;
+//! for piece in &mut reply {
+//!     print!("{}", piece?);
+//! }
+//! # assert_eq!(reply.text(), "7 + 8 = 15.");
+//! # Ok::<(), segno::Error>(())
+//! ```
+
+mod device;
+mod generate;
+mod model;
+
+pub use device::{DeviceInfo, devices, open_device};
+pub use generate::{Chat, GenerateOptions, Reply, Session};
+pub use model::{LoadOptions, Model};
+pub use segno_ir::Cancel;
+pub use segno_runtime::{ExecutorError, Finish, Report, RequestError};
+pub use segno_text::Message;
+
+/// What can go wrong between a file and a reply.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The file is not a GGUF file that can be read.
+    #[error(transparent)]
+    Gguf(#[from] segno_gguf::GgufError),
+    /// The file is not a model that can be run.
+    #[error("{path}: {error}")]
+    Model {
+        /// Which file.
+        path: String,
+        /// Why.
+        error: segno_models::ModelError,
+    },
+    /// Its vocabulary or text cannot be used.
+    #[error("{path}: {error}")]
+    Vocabulary {
+        /// Which file.
+        path: String,
+        /// Why.
+        error: segno_text::TextError,
+    },
+    /// Its chat template cannot be used.
+    #[error("the chat template failed: {0}")]
+    Template(#[from] segno_text::TemplateError),
+    /// No device of that name, or it failed.
+    #[error(transparent)]
+    Device(#[from] segno_ir::DeviceError),
+    /// The device's name is unknown.
+    #[error("there is no device '{name}'; there are: {}", known.join(", "))]
+    NoDevice {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: Vec<String>,
+    },
+    /// The model could not be loaded.
+    #[error(transparent)]
+    Executor(#[from] ExecutorError),
+    /// The reply broke off.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+}

@@ -1,0 +1,207 @@
+//! A model file: its graph, its vocabulary, its chat template.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use segno_gguf::{Gguf, Value};
+use segno_ir::{Device, KvType};
+use segno_runtime::{Engine, EngineOptions, Executor, ExecutorOptions};
+use segno_text::{BuiltinFormat, ChatTemplate, SpecialIds, Tokenizer, VocabSource};
+
+use crate::device::open_device;
+use crate::{Error, Session};
+
+static DEMO: &[u8] = include_bytes!("../models/segno-demo-q8_0.gguf");
+
+/// Context that is planned unless asked otherwise: enough for long chats, small enough for any machine.
+const DEFAULT_CONTEXT: u32 = 8192;
+
+/// An opened model file. Nothing is loaded to a device yet.
+#[derive(Clone)]
+pub struct Model(pub(crate) Arc<Parts>);
+
+pub(crate) struct Parts {
+    pub gguf: Gguf,
+    pub model: segno_models::Model,
+    pub tokenizer: Tokenizer,
+    pub template: ChatTemplate,
+    pub name: String,
+}
+
+/// How a model is loaded.
+#[derive(Clone, Debug)]
+pub struct LoadOptions {
+    /// As `--device` takes it; `auto` by default.
+    pub device: String,
+    /// Threads of the CPU backend; `None`: one per core.
+    pub threads: Option<usize>,
+    /// Tokens of the longest sequence; `None`: what the model was trained on, at most 8192; 0: all of that.
+    pub context: Option<u32>,
+    /// Rows of a prefill step.
+    pub batch: u32,
+    /// Sequences at once.
+    pub sequences: u32,
+    /// Type of stored keys and values.
+    pub kv_type: KvType,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        LoadOptions {
+            device: "auto".into(),
+            threads: None,
+            context: None,
+            batch: 512,
+            sequences: 1,
+            kv_type: KvType::F32,
+        }
+    }
+}
+
+impl Model {
+    /// Opens a file. Its weights stay mapped.
+    pub fn open(path: impl AsRef<Path>) -> Result<Model, Error> {
+        let path = path.as_ref();
+        Self::from_gguf(Gguf::open(path)?, path.display().to_string())
+    }
+
+    /// The tiny model that comes with the program.
+    pub fn demo() -> Result<Model, Error> {
+        Self::from_gguf(Gguf::from_static(DEMO)?, "the demo model".into())
+    }
+
+    fn from_gguf(gguf: Gguf, path: String) -> Result<Model, Error> {
+        let model = segno_models::build(&gguf).map_err(|error| Error::Model { path: path.clone(), error })?;
+        let source = vocabulary(&gguf);
+        let template = source.chat_template.clone();
+        let tokenizer =
+            Tokenizer::from_source(source).map_err(|error| Error::Vocabulary { path: path.clone(), error })?;
+        let special = tokenizer.special();
+        let template = template.as_deref().unwrap_or_else(|| BuiltinFormat::detect(&tokenizer).source());
+        let (bos, eos) = (tokenizer.template_text(special.bos), tokenizer.template_text(special.eos));
+        let template = ChatTemplate::new(template, bos, eos)?;
+        let name = gguf.get("general.name").and_then(Value::as_str).unwrap_or(&path).to_string();
+        Ok(Model(Arc::new(Parts { gguf, model, tokenizer, template, name })))
+    }
+
+    /// The file.
+    pub fn gguf(&self) -> &Gguf {
+        &self.0.gguf
+    }
+
+    /// The graph and what belongs to it.
+    pub fn graph(&self) -> &segno_models::Model {
+        &self.0.model
+    }
+
+    /// The vocabulary.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.0.tokenizer
+    }
+
+    /// The chat template: the file's, or the one that its vocabulary's markers suggest.
+    pub fn template(&self) -> &ChatTemplate {
+        &self.0.template
+    }
+
+    /// `general.name`, or the path.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Tokens of context that these options plan.
+    pub fn context(&self, options: &LoadOptions) -> u32 {
+        let trained = self.0.model.n_ctx_train.max(1);
+        match options.context {
+            None => trained.min(DEFAULT_CONTEXT),
+            Some(0) => trained,
+            Some(n) => n,
+        }
+    }
+
+    /// Loads the model to a device.
+    pub fn executor(&self, device: Arc<dyn Device>, options: ExecutorOptions) -> Result<Executor, Error> {
+        let model = &self.0.model;
+        Ok(Executor::load(device, &model.graph, model.source.clone(), options)?)
+    }
+
+    /// Loads the model to a device and starts an engine.
+    pub fn load(&self, options: &LoadOptions) -> Result<Session, Error> {
+        let device = open_device(&options.device, options.threads)?;
+        let n_ctx = self.context(options);
+        if n_ctx > self.0.model.n_ctx_train {
+            log::warn!(
+                "the model was trained on {} tokens; beyond them its replies get worse",
+                self.0.model.n_ctx_train
+            );
+        }
+        let executor_options = ExecutorOptions {
+            n_ctx,
+            n_sequences: options.sequences,
+            max_rows: options.batch.max(segno_ir::PAGE_TOKENS),
+            k_type: options.kv_type,
+            v_type: options.kv_type,
+            ..ExecutorOptions::default()
+        };
+        let described = device.describe().clone();
+        log::info!("device: {} ({}, {})", described.name, described.backend, described.driver);
+        let executor = self.executor(device, executor_options)?;
+        for line in executor.ledger().to_string().lines() {
+            log::info!("memory: {}", line.trim());
+        }
+        let n_tokens = self.0.model.graph.n_tokens();
+        Ok(Session::new(self.clone(), Engine::start(executor, n_tokens, EngineOptions::default()), described))
+    }
+}
+
+/// What the file says about its vocabulary.
+fn vocabulary(gguf: &Gguf) -> VocabSource {
+    let key = |name: &str| format!("tokenizer.ggml.{name}");
+    let text = |full: &str| gguf.get(full).and_then(Value::as_str).unwrap_or_default().to_string();
+    let flag = |name: &str| gguf.get(&key(name)).and_then(Value::as_bool);
+    let id = |name: &str| gguf.get(&key(name)).and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok());
+    let array = |name: &str| gguf.get(&key(name)).and_then(Value::as_array);
+    let strings = |name: &str| -> Vec<Vec<u8>> {
+        array(name).map_or_else(Vec::new, |a| a.strings().map(<[u8]>::to_vec).collect())
+    };
+    const TEMPLATE: &str = "tokenizer.chat_template";
+    let named = |(name, value): (&str, &Value)| {
+        let name = name.strip_prefix(TEMPLATE)?.strip_prefix('.')?;
+        Some((name.to_string(), value.as_str()?.to_string()))
+    };
+    VocabSource {
+        model: text(&key("model")),
+        pre: text(&key("pre")),
+        name: text("general.name"),
+        tokens: strings("tokens"),
+        scores: array("scores").map_or_else(Vec::new, |a| a.iter().map(|v| v.as_f64().unwrap_or(0.0) as f32).collect()),
+        token_types: array("token_type")
+            .map_or_else(Vec::new, |a| a.iter().map(|v| v.as_i64().unwrap_or(1) as i32).collect()),
+        merges: strings("merges"),
+        special: SpecialIds {
+            bos: id("bos_token_id"),
+            eos: id("eos_token_id"),
+            eot: id("eot_token_id"),
+            eom: id("eom_token_id"),
+            unk: id("unknown_token_id"),
+            sep: id("seperator_token_id"),
+            pad: id("padding_token_id"),
+            cls: id("cls_token_id"),
+            mask: id("mask_token_id"),
+            fim_pre: id("fim_pre_token_id"),
+            fim_suf: id("fim_suf_token_id"),
+            fim_mid: id("fim_mid_token_id"),
+            fim_pad: id("fim_pad_token_id"),
+            fim_rep: id("fim_rep_token_id"),
+            fim_sep: id("fim_sep_token_id"),
+        },
+        add_bos: flag("add_bos_token"),
+        add_eos: flag("add_eos_token"),
+        add_space_prefix: flag("add_space_prefix"),
+        remove_extra_whitespaces: flag("remove_extra_whitespaces"),
+        precompiled_charsmap: array("precompiled_charsmap")
+            .map_or_else(Vec::new, |a| a.iter().map(|v| v.as_i64().unwrap_or(0) as u8).collect()),
+        chat_template: gguf.get(TEMPLATE).and_then(Value::as_str).map(str::to_string),
+        chat_templates: gguf.metadata().filter_map(named).collect(),
+    }
+}
