@@ -33,16 +33,16 @@ pub struct RunArgs {
     #[command(flatten)]
     device: DeviceArgs,
     /// Temperature; 0 takes the likeliest token
-    #[arg(long, default_value_t = 0.8, value_name = "T")]
+    #[arg(long, default_value_t = 0.8, value_name = "T", allow_negative_numbers = true)]
     temp: f32,
     /// Keep the K likeliest tokens; 0: all
     #[arg(long, default_value_t = 40, value_name = "K")]
     top_k: u32,
     /// Keep the likeliest tokens up to this share; 1: all
-    #[arg(long, default_value_t = 0.95, value_name = "P")]
+    #[arg(long, default_value_t = 0.95, value_name = "P", allow_negative_numbers = true)]
     top_p: f32,
     /// Keep tokens of at least this share of the likeliest's probability; 0: all
-    #[arg(long, default_value_t = 0.05, value_name = "P")]
+    #[arg(long, default_value_t = 0.05, value_name = "P", allow_negative_numbers = true)]
     min_p: f32,
     /// Seed of the draws [default: another one each time]
     #[arg(short, long, value_name = "N")]

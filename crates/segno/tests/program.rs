@@ -1,0 +1,143 @@
+//! The program as a user meets it: right and wrong arguments, good and broken files.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use safetensors::SafeTensors;
+
+fn segno(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_segno"));
+    command.args(arguments).stdin(Stdio::null()).env_remove("RUST_LOG").output().expect("runs")
+}
+
+fn fixture(name: &str) -> String {
+    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures")).join(name);
+    path.to_str().expect("a path").to_string()
+}
+
+/// A path of this test's own.
+fn scratch(name: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("segno-{}-{name}", std::process::id()))
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn answers_a_prompt_of_an_argument_a_file_and_standard_input() {
+    let question = "What is 7 + 8?";
+    let output = segno(&["run", "-p", question, "--temp", "0", "--device", "cpu"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stdout), "7 + 8 = 15.\n");
+    assert!(text(&output.stderr).contains("t/s"));
+
+    let path = scratch("prompt.txt");
+    std::fs::write(&path, question).expect("written");
+    let output = segno(&["run", "-f", path.to_str().expect("a path"), "--temp", "0", "-n", "3", "-t", "1"]);
+    assert_eq!(text(&output.stdout), "7 + \n");
+    assert!(text(&output.stderr).contains("stopped at -n"));
+
+    let mut command = Command::new(env!("CARGO_BIN_EXE_segno"));
+    let input = std::fs::File::open(&path).expect("opens");
+    let output = command.args(["run", "--temp", "0"]).stdin(input).output().expect("runs");
+    assert_eq!(text(&output.stdout), "7 + 8 = 15.\n");
+    std::fs::remove_file(path).expect("removed");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_reply() {
+    let draw =
+        |seed: &str| text(&segno(&["run", "-p", "Tell me a story.", "--seed", seed, "-n", "40", "-t", "2"]).stdout);
+    let (first, other) = (draw("1"), draw("2"));
+    assert_eq!(first, draw("1"));
+    assert_ne!(first, other);
+}
+
+#[test]
+fn wrong_use_is_told_what_would_be_right() {
+    let broken = scratch("broken.gguf");
+    std::fs::write(&broken, b"GGUF\x03\0\0\0\x05").expect("written");
+    let broken = broken.to_str().expect("a path");
+    let vocabulary = fixture("tokenizers/qwen35.gguf");
+    let model = fixture("qwen35/model-q8_0.gguf");
+    let out = scratch("never.safetensors");
+    let out = out.to_str().expect("a path");
+    for (arguments, expected) in [
+        (&["run", "nothing.gguf", "-p", "x"][..], "nothing.gguf: No such file"),
+        (&["run", broken, "-p", "x"], "at byte 8, tensor count: needs 8 bytes, but the file ends after 1"),
+        (&["run", "Cargo.toml", "-p", "x"], "is not a GGUF file: it begins with '[pac', expected 'GGUF'"),
+        (&["run", "-p", "x", "--device", "abacus"], "there is no device 'abacus'; there are: "),
+        (&["run", "-p", "x", "--temp", "-1"], "--temp"),
+        (&["run", "-p", "x", "--top-p", "2"], "--top-p is 2, expected a number from 0 to 1"),
+        (&["run", "-p", ""], "the prompt is empty"),
+        (&["run", "-p", "a long prompt for a short context", "-c", "8"], "raise -c"),
+        (&["run", "-f", "nothing.txt"], "cannot read the prompt in nothing.txt"),
+        (&["run", &vocabulary, "-p", "x"], "is missing"),
+        (
+            &["logits", &model, "--tokens", "1,2,400", "--out", out],
+            "token 400 at position 2 is outside the vocabulary of 336",
+        ),
+        (&["logits", &model, "--tokens", "1,x", "--out", out], "invalid value 'x'"),
+        (&["logits", &model, "--out", out], "--tokens"),
+        (&["logits", &model, "--tokens", "1", "--out", "/nowhere/x"], "cannot write /nowhere/x"),
+        (&["dance"], "unrecognized subcommand"),
+    ] {
+        let output = segno(arguments);
+        let message = text(&output.stderr);
+        assert!(!output.status.success(), "{arguments:?} was accepted");
+        assert!(message.contains(expected), "{arguments:?}: {message}");
+        assert!(!message.contains("panicked"), "{message}");
+    }
+    std::fs::remove_file(broken).expect("removed");
+}
+
+#[test]
+fn logits_are_those_of_the_reference() {
+    let model = fixture("qwen35/model-f16.gguf");
+    let expected = std::fs::read(fixture("qwen35/expected.safetensors")).expect("expected logits");
+    let expected = SafeTensors::deserialize(&expected).expect("safetensors");
+    let words = |tensor: &str| -> Vec<[u8; 4]> {
+        let data = expected.tensor(tensor).expect("a tensor").data().to_vec();
+        data.chunks_exact(4).map(|b| b.try_into().expect("4 bytes")).collect()
+    };
+    let ids: Vec<String> = words("tokens").iter().map(|b| i32::from_le_bytes(*b).to_string()).collect();
+    let file = scratch("tokens.txt");
+    std::fs::write(&file, ids.join("\n")).expect("written");
+    for (i, extra) in
+        [&["--reference"][..], &["--device", "cpu"], &["--device", "cpu", "-b", "7", "-t", "1"]].iter().enumerate()
+    {
+        let out = scratch(&format!("logits-{i}.safetensors"));
+        let arguments =
+            ["logits", &model, "--tokens-file", file.to_str().expect("a path"), "--out", out.to_str().expect("a path")];
+        let output = segno(&[&arguments[..], extra].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let bytes = std::fs::read(&out).expect("written");
+        let found = SafeTensors::deserialize(&bytes).expect("safetensors");
+        let (tokens, logits) = (found.tensor("tokens").expect("tokens"), found.tensor("logits").expect("logits"));
+        assert_eq!((tokens.shape(), logits.shape()), (&[96][..], &[96, 336][..]));
+        let max = logits
+            .data()
+            .chunks_exact(4)
+            .zip(words("logits"))
+            .map(|(a, b)| (f32::from_le_bytes(a.try_into().expect("4 bytes")) - f32::from_le_bytes(b)).abs())
+            .fold(0f32, |max, d| if d > max || d.is_nan() { d } else { max });
+        assert!(max <= 1e-3, "{extra:?}: max abs error {max}");
+        std::fs::remove_file(out).expect("removed");
+    }
+    std::fs::remove_file(file).expect("removed");
+}
+
+#[test]
+fn inspect_and_devices_print_what_they_say() {
+    let plain = text(&segno(&["inspect"]).stdout);
+    assert!(plain.contains("general.architecture") && plain.contains("5.9 M parameters"), "{plain}");
+    let json: serde_json::Value = serde_json::from_slice(&segno(&["inspect", "--json"]).stdout).expect("JSON");
+    assert_eq!(json["tensors"].as_array().expect("tensors").len(), 108);
+    let graph = text(&segno(&["inspect", "--graph", &fixture("qwen35/model-q8_0.gguf")]).stdout);
+    assert!(graph.contains("delta_rule(") && graph.contains("attention("), "{graph}");
+    let unknown = segno(&["inspect", "--tensors", &fixture("tokenizers/qwen35.gguf")]);
+    assert!(unknown.status.success() && text(&unknown.stdout).contains("this model cannot be run"));
+    let devices: serde_json::Value = serde_json::from_slice(&segno(&["devices", "--json"]).stdout).expect("JSON");
+    assert!(devices.as_array().expect("devices").iter().any(|d| d["id"] == "cpu"));
+}
