@@ -1,0 +1,241 @@
+//! Cases of `attention`: page and window borders, rings, head ratios and sizes, sinks, caps, f16 pages,
+//! shared keys and values.
+//!
+//! Bound, for a query over keys `j` with weights `p_j`:
+//!
+//! - A score `z_j = scale q.k_j` is off by `|scale| (sum(d_k) + 2 U) sum |q k|`; the cap's slope is at
+//!   most 1 and adds `cap` [`tanh_abs`].
+//! - A numerator `exp(z_j - m)` is off relatively by the score's error, the difference's rounding
+//!   `U |z_j - m|` and [`exp_rel`]; an online form rescales at every new maximum `m_i`, another
+//!   exponential of `m_i - m_(i+1)`: the lengths add up to at most `|z_j - m|` and the rest to 4 ulp a
+//!   maximum. Call the sum `r_j`; the maximum's own error falls out of the quotient.
+//! - The result `sum p_j v_j` is off by `sum p_j |v_j| (r_j + sum(n)) + |y| (sum p_j r_j + sum(n) + 3 ulp)`,
+//!   the second part the denominator's and the quotient's.
+//!
+//! Stated, in addition: keys and values in f16 pages may be off by an f16 ulp (to the nearest or
+//! chopped), which adds `|scale| sum |q| dk_j` to a score's error and `sum p_j dv_j` to the result's.
+
+use segno_ir::op::Attention;
+use segno_ir::reference::RefState;
+use segno_ir::{Builder, KvType, StateDecl, StateId, WeightId};
+
+use super::build::optional;
+use super::{Batch, Cases, Comparison, Errors, Setup, Trial, kv_name};
+use crate::bound::{F16_TINY, F16_ULP, TINY, U, ULP, exp_rel, sum, tanh_abs};
+
+const F32: (KvType, KvType) = (KvType::F32, KvType::F32);
+const F16: (KvType, KvType) = (KvType::F16, KvType::F16);
+
+#[derive(Clone, Copy)]
+struct Sizes {
+    heads: usize,
+    heads_kv: usize,
+    d_k: usize,
+    d_v: usize,
+    window: Option<u32>,
+    soft_cap: Option<f32>,
+    sinks: bool,
+    /// Factor on the queries: large ones make one key take all the weight.
+    peak: f32,
+    /// Factor on keys and values.
+    values: f32,
+    copies: usize,
+    /// The second op reads the first one's keys and values.
+    shared: bool,
+    kv: (KvType, KvType),
+    batch: &'static str,
+}
+
+const PLAIN: Sizes = Sizes {
+    heads: 4,
+    heads_kv: 2,
+    d_k: 64,
+    d_v: 64,
+    window: None,
+    soft_cap: None,
+    sinks: false,
+    peak: 1.0,
+    values: 1.0,
+    copies: 1,
+    shared: false,
+    kv: F32,
+    batch: "p65+d1@64",
+};
+
+/// What a page type may round away.
+fn page_rounding(x: f64, ty: KvType) -> f64 {
+    match ty {
+        KvType::F32 => 0.0,
+        KvType::F16 => x.abs().max(F16_TINY) * F16_ULP,
+    }
+}
+
+fn errors(trial: &Trial<'_>, comparison: Comparison, sizes: &Sizes, scale: f64) -> Errors {
+    let Sizes { heads, heads_kv, d_k, d_v, window, soft_cap, kv, .. } = *sizes;
+    let Some(RefState::KeyValue { k, v }) = trial.state else { return Errors::default() };
+    let (mut k, mut v) = (k.clone(), v.clone());
+    if trial.inputs.len() == 3 {
+        k.extend_from_slice(&trial.inputs[1]);
+        v.extend_from_slice(&trial.inputs[2]);
+    }
+    let rounds = |j: usize, x: f64, ty: KvType| match comparison {
+        // The history was given as the pages hold it.
+        Comparison::Stated if j >= trial.start as usize => page_rounding(x, ty),
+        _ => 0.0,
+    };
+    let mut y = vec![0.0; trial.rows * heads * d_v];
+    for r in 0..trial.rows {
+        let last = trial.start as usize + r;
+        let first = window.map_or(0, |w| (last + 1).saturating_sub(w as usize));
+        let n = last + 1 - first;
+        for h in 0..heads {
+            let head_kv = h / (heads / heads_kv);
+            let q = &trial.inputs[0][(r * heads + h) * d_k..][..d_k];
+            let sink = match sizes.sinks {
+                true => trial.weight(WeightId(0))[h],
+                false => f64::NEG_INFINITY,
+            };
+            let (mut z, mut ez) = (Vec::with_capacity(n), Vec::with_capacity(n));
+            let (mut running, mut maxima) = (sink, 0.0);
+            for j in first..=last {
+                let key = &k[(j * heads_kv + head_kv) * d_k..][..d_k];
+                let (mut dot, mut magnitude, mut rounded) = (0.0, 0.0, 0.0);
+                for (q, k) in q.iter().zip(key) {
+                    dot += q * k;
+                    magnitude += (q * k).abs();
+                    rounded += q.abs() * rounds(j, *k, kv.0);
+                }
+                let mut score = dot * scale;
+                let mut error = scale.abs() * ((sum(d_k) + 2.0 * U) * magnitude + rounded);
+                if let Some(cap) = soft_cap.map(f64::from) {
+                    let x = score / cap;
+                    // The quotient is rounded before the tangent, whose slope is 1 - tanh^2.
+                    let slope = 1.0 - x.tanh().powi(2);
+                    error += cap * (tanh_abs(x) + slope * x.abs() * 2.5 * ULP + U);
+                    score = cap * x.tanh();
+                }
+                if score > running {
+                    running = score;
+                    maxima += 1.0;
+                }
+                z.push(score);
+                ez.push(error);
+            }
+            let max = running;
+            let weight = |z: f64| (z - max).exp();
+            let total = z.iter().map(|&z| weight(z)).sum::<f64>() + weight(sink);
+            let relative = |z: f64, error: f64| {
+                let d = z - max;
+                error + U * d.abs() + 2.0 * exp_rel(d) + 4.0 * ULP * maxima
+            };
+            let mut denominator: f64 =
+                z.iter().zip(&ez).map(|(&z, &e)| weight(z) / total * relative(z, e)).sum::<f64>() + sum(n) + 3.0 * ULP;
+            if sink.is_finite() {
+                denominator += weight(sink) / total * relative(sink, 0.0);
+            }
+            for i in 0..d_v {
+                let (mut result, mut error) = (0.0, 0.0);
+                for (j, (&z, &e)) in (first..=last).zip(z.iter().zip(&ez)) {
+                    let value = v[(j * heads_kv + head_kv) * d_v + i];
+                    let p = weight(z) / total;
+                    result += p * value;
+                    error += p * (value.abs() * (relative(z, e) + sum(n)) + rounds(j, value, kv.1)) + TINY * value.abs();
+                }
+                y[(r * heads + h) * d_v + i] = error + result.abs() * denominator + TINY;
+            }
+        }
+    }
+    Errors { y, states: Vec::new() }
+}
+
+fn add(out: &mut Cases, sizes: Sizes) {
+    let Sizes { heads, heads_kv, d_k, d_v, window, soft_cap, sinks, peak, values, copies, shared, kv, batch } = sizes;
+    let mut params = format!("heads={heads}/{heads_kv},d={d_k}/{d_v}");
+    let mut word = |set: bool, text: String| {
+        if set {
+            params.push(',');
+            params.push_str(&text);
+        }
+    };
+    word(window.is_some(), format!("window={}", window.unwrap_or(0)));
+    word(soft_cap.is_some(), format!("cap={}", soft_cap.unwrap_or(0.0)));
+    word(sinks, "sinks".into());
+    word(peak != 1.0, format!("peak={peak}"));
+    word(values != 1.0, format!("values={values:e}"));
+    word(copies > 1, format!("copies={copies}"));
+    word(shared, "shared".into());
+    word(true, format!("batch={batch}"));
+    let scale = 1.0 / (d_k as f32).sqrt();
+    out.add(kv_name(kv), params, move |rng| {
+        let widths = [heads * d_k, heads_kv * d_k, heads_kv * d_v, heads * d_k];
+        let widths = if shared { &widths[..] } else { &widths[..3] };
+        let mut setup = Setup::new(rng, widths, &Batch::parse(batch)).copies(copies).kv(kv);
+        setup = setup.fill(move |rng, part, _, out| {
+            let factor = if part == 0 || part == 3 { peak } else { values };
+            out.iter_mut().for_each(|x| *x = rng.normal() * factor);
+        });
+        if sinks {
+            setup.vector("sinks", &[heads], |rng, i| if i % 3 == 2 { 20.0 } else { rng.normal() });
+        }
+        let declare = move |b: &mut Builder<'_>, copy: usize| {
+            let name = format!("kv.{copy}");
+            let (n_head_kv, d_k, d_v) = (heads_kv as u32, d_k as u32, d_v as u32);
+            let state = match shared && copy > 0 {
+                true => StateId(0),
+                false => b.state(StateDecl::KeyValue { name, n_head_kv, d_k, d_v, window }),
+            };
+            Ok(Attention { state, n_head: heads, scale, sinks: optional(b, "sinks", &[heads])?, soft_cap }.into())
+        };
+        let takes = move |copy: usize| if shared && copy > 0 { 3..4 } else { 0..3 };
+        setup.finish_with_inputs(declare, takes, move |trial, comparison| errors(trial, comparison, &sizes, scale as f64))
+    });
+}
+
+pub(super) fn cases(out: &mut Cases) {
+    for kv in [F32, F16] {
+        // Page borders: 63, 64, 65 tokens before and in the span.
+        for batch in [
+            "p1+d1@1+p3",
+            "p63+d1@63+d1@62",
+            "p64+d1@64+p2@63",
+            "p65?odd+d1@65+p7@61",
+            "p3@126+d1@127+d1@128+d1@129",
+            "d3@62+p66@62?odd+d1",
+        ] {
+            add(out, Sizes { kv, d_k: 32, d_v: 32, batch, ..PLAIN });
+        }
+        // Ratios and sizes of heads.
+        for (heads, heads_kv, d_k, d_v) in
+            [(1, 1, 16, 16), (2, 1, 64, 64), (6, 2, 80, 80), (8, 1, 128, 128), (3, 3, 96, 96), (2, 2, 256, 256), (4, 1, 192, 128), (2, 1, 64, 128), (5, 1, 40, 40)]
+        {
+            add(out, Sizes { kv, heads, heads_kv, d_k, d_v, batch: "p5@60+d1@130+d1", ..PLAIN });
+        }
+        // Windows: shorter than a page, at its borders, longer; the ring has wrapped (table.first > 0).
+        for (window, batch) in [
+            (1, "p3+d1@70"),
+            (3, "p65+d1@127+d1@128"),
+            (63, "p70?odd+d1@200"),
+            (64, "p66@62?odd+d1@191+d1@192"),
+            (65, "d1@64+d1@65+d1@66+p4@126"),
+            (100, "p65@250?odd+d1@1000+d1@99+d1@100"),
+            (128, "p130?odd+d1@512"),
+        ] {
+            add(out, Sizes { kv, window: Some(window), d_k: 32, d_v: 32, batch, ..PLAIN });
+        }
+        add(out, Sizes { kv, soft_cap: Some(50.0), batch: "p9@60+d1@100", ..PLAIN });
+        add(out, Sizes { kv, soft_cap: Some(2.0), peak: 10.0, batch: "p9@60+d1@100", ..PLAIN });
+        add(out, Sizes { kv, sinks: true, batch: "p1+p9@60+d1@100", ..PLAIN });
+        add(out, Sizes { kv, sinks: true, window: Some(20), soft_cap: Some(30.0), batch: "p9@60+d1@100+d1", ..PLAIN });
+        add(out, Sizes { kv, peak: 100.0, batch: "p9@60+d1@300", ..PLAIN });
+        add(out, Sizes { kv, peak: 1e-3, batch: "p9@60+d1@300", ..PLAIN });
+        add(out, Sizes { kv, values: 1e3, batch: "p9@60+d1@65", ..PLAIN });
+        add(out, Sizes { kv, values: 1e-4, batch: "p9@60+d1@65", ..PLAIN });
+        add(out, Sizes { kv, copies: 3, batch: "p9@60+d1@65", ..PLAIN });
+        add(out, Sizes { kv, copies: 2, window: Some(33), batch: "p9@60+d1@165", ..PLAIN });
+        add(out, Sizes { kv, copies: 2, shared: true, batch: "p9@60+d1@65", ..PLAIN });
+        add(out, Sizes { kv, heads: 2, heads_kv: 1, d_k: 16, d_v: 16, batch: "p257?odd+d1@257", ..PLAIN });
+    }
+    for kv in [(KvType::F32, KvType::F16), (KvType::F16, KvType::F32)] {
+        add(out, Sizes { kv, copies: 2, d_k: 32, d_v: 48, batch: "p9@60+d1@65+p3", ..PLAIN });
+    }
+}

@@ -1,0 +1,301 @@
+//! The two comparisons with the f64 reference, and what a step may not have touched.
+
+use segno_ir::reference::{RefState, Reference, ReferenceError, decode_tensor};
+use segno_ir::{Device, Input, KvType, PAGE_TOKENS, StateId, WeightSource};
+
+use crate::bound::{F16_TINY, F16_ULP};
+use crate::case::{Before, Case, Comparison, Sequence, Trial};
+use crate::report::{Check, Sink};
+use crate::rig::{Outcome, POISON, Rig, decode, members};
+
+/// The largest error of a comparison, in units of its bound.
+#[derive(Default)]
+pub(crate) struct Worst {
+    /// Error over bound.
+    pub ratio: f64,
+    /// Where it is, if it is beyond the bound.
+    pub message: Option<String>,
+}
+
+impl Worst {
+    /// Takes a number into account.
+    pub fn see(&mut self, got: f32, want: f64, bound: f64, place: impl FnOnce() -> String) {
+        let error = (got as f64 - want).abs();
+        let ratio = match error {
+            0.0 => 0.0,
+            // NaN of either side, or of the bound, is no number below it.
+            e if bound > 0.0 && !(e / bound).is_nan() => e / bound,
+            _ => f64::INFINITY,
+        };
+        if ratio > self.ratio {
+            self.ratio = ratio;
+            if ratio > 1.0 {
+                let bits = got.to_bits();
+                let text =
+                    format!("got {got:e} ({bits:#010x}), expected {want:e}, off by {error:.3e}, bound {bound:.3e}");
+                self.message = Some(format!("{}: {text}", place()));
+            }
+        }
+    }
+}
+
+/// What the reference says of one sequence.
+struct Expected {
+    /// `[probe]`: output rows, flat.
+    outputs: Vec<Vec<f64>>,
+    /// `[mark][state]`.
+    states: Vec<Vec<RefState>>,
+}
+
+/// Compares an outcome of the whole step with the reference, both ways.
+pub(crate) fn compare(
+    device: &dyn Device,
+    case: &Case,
+    rig: &Rig<'_>,
+    outcome: &Outcome,
+    sink: &mut Sink,
+) -> Result<(), ReferenceError> {
+    let weights = case.graph.weights.iter().map(|w| {
+        let tensor = case.source.tensor(&w.name).ok_or_else(|| ReferenceError::MissingTensor(w.name.clone()))?;
+        Ok(decode_tensor(&w.name, &tensor)?.into_iter().map(f64::from).collect())
+    });
+    let weights: Vec<Vec<f64>> = weights.collect::<Result<_, ReferenceError>>()?;
+    let mut reference = Reference::new(&case.graph, &*case.source)?;
+    let (mut tight, mut stated) = (Worst::default(), Worst::default());
+    for (i, sequence) in case.sequences.iter().enumerate() {
+        let rounded = rounded_inputs(device, case, rig, outcome, i);
+        let expected = run_reference(&mut reference, case, sequence, &rounded)?;
+        let view = View { case, rig, outcome, weights: &weights, index: i };
+        view.see(&expected, &rounded, Comparison::Tight, &mut tight);
+        let unrounded = if rounded == sequence.inputs {
+            expected
+        } else {
+            run_reference(&mut reference, case, sequence, &sequence.inputs)?
+        };
+        view.see(&unrounded, &sequence.inputs, Comparison::Stated, &mut stated);
+    }
+    sink.bounded(Check::Tight, tight);
+    sink.bounded(Check::Stated, stated);
+    Ok(())
+}
+
+/// A sequence's rows as its kernels see them: rounded by the device, keys and values as stored.
+fn rounded_inputs(device: &dyn Device, case: &Case, rig: &Rig<'_>, outcome: &Outcome, index: usize) -> Vec<Input> {
+    let sequence = &case.sequences[index];
+    let layout = rig.layout();
+    let member = members(&case.graph, layout, 0).into_iter().next();
+    let round = |(row, input): (usize, &Input)| {
+        let Input::Row { values, content } = input else { return input.clone() };
+        let mut values = values.to_vec();
+        // Copies of an op share their inputs.
+        let mut seen = Vec::new();
+        for probe in &case.probes {
+            for part in &probe.parts {
+                if !seen.contains(&part.start) {
+                    seen.push(part.start);
+                    device.round_input(
+                        &case.graph.nodes[probe.node].op,
+                        &case.graph.weights,
+                        &mut values[part.clone()],
+                    );
+                }
+            }
+        }
+        if let (Some(member), [_, k, v]) = (member, case.probes[0].parts.as_slice()) {
+            let position = sequence.start as usize + row;
+            let page = &outcome.pages[index][position / PAGE_TOKENS as usize - rig.first_page(index)];
+            let token = position % PAGE_TOKENS as usize;
+            for ((offset, size), part, ty) in [(member.k, k, layout.k_type), (member.v, v, layout.v_type)] {
+                let stored = decode(&page[offset + token * size..][..size], ty);
+                values[part.clone()].copy_from_slice(&stored);
+            }
+        }
+        Input::Row { values: values.into(), content: *content }
+    };
+    sequence.inputs.iter().enumerate().map(round).collect()
+}
+
+fn states_before(case: &Case, sequence: &Sequence) -> Vec<RefState> {
+    let wide = |values: &[f32]| values.iter().map(|&v| v as f64).collect::<Vec<f64>>();
+    match &sequence.before {
+        None => case.graph.states.iter().map(RefState::empty).collect(),
+        Some(before) => before
+            .iter()
+            .map(|b| match b {
+                Before::Recurrent(values) => RefState::Recurrent(wide(values)),
+                Before::KeyValue { k, v } => RefState::KeyValue { k: wide(k), v: wide(v) },
+            })
+            .collect(),
+    }
+}
+
+/// Rows after which the state is compared: the snapshots and the end.
+fn marks(sequence: &Sequence) -> Vec<usize> {
+    let mut marks: Vec<usize> = sequence.snapshots.iter().map(|&s| s as usize).collect();
+    if marks.last() != Some(&sequence.inputs.len()) {
+        marks.push(sequence.inputs.len());
+    }
+    marks
+}
+
+fn run_reference(
+    reference: &mut Reference<'_>,
+    case: &Case,
+    sequence: &Sequence,
+    inputs: &[Input],
+) -> Result<Expected, ReferenceError> {
+    reference.set_states(states_before(case, sequence), sequence.start);
+    let mut expected = Expected { outputs: vec![Vec::new(); case.probes.len()], states: Vec::new() };
+    let mut at = 0;
+    for mark in marks(sequence) {
+        let wanted = sequence.outputs.iter().filter(|r| (at..mark).contains(&(**r as usize)));
+        let wanted: Vec<u32> = wanted.map(|r| r - at as u32).collect();
+        for ((_, values), all) in reference.run(&inputs[at..mark], &wanted)?.into_iter().zip(&mut expected.outputs) {
+            all.extend(values);
+        }
+        expected.states.push(reference.states().to_vec());
+        at = mark;
+    }
+    Ok(expected)
+}
+
+/// One sequence of an outcome.
+struct View<'a> {
+    case: &'a Case,
+    rig: &'a Rig<'a>,
+    outcome: &'a Outcome,
+    weights: &'a [Vec<f64>],
+    index: usize,
+}
+
+impl View<'_> {
+    fn see(&self, expected: &Expected, inputs: &[Input], comparison: Comparison, worst: &mut Worst) {
+        let sequence = &self.case.sequences[self.index];
+        let types: Vec<_> = self.case.graph.weights.iter().map(|w| w.ty).collect();
+        let (marks, before) = (marks(sequence), states_before(self.case, sequence));
+        for (p, probe) in self.case.probes.iter().enumerate() {
+            let node = &self.case.graph.nodes[probe.node];
+            let parts = probe.parts.iter().map(|part| {
+                let rows = inputs.iter().flat_map(|input| match input {
+                    Input::Row { values, .. } => &values[part.clone()],
+                    _ => &[],
+                });
+                rows.map(|&v| v as f64).collect()
+            });
+            let parts: Vec<Vec<f64>> = parts.collect();
+            // An op that only reads keys and values finds the span's own already there.
+            let states = match probe.parts.len() {
+                1 => expected.states.last().unwrap_or(&before),
+                _ => &before,
+            };
+            let recurrent = node.op.state().filter(|id| matches!(before[id.0 as usize], RefState::Recurrent(_)));
+            let trial = Trial {
+                weights: self.weights,
+                types: &types,
+                inputs: &parts,
+                state: node
+                    .op
+                    .state()
+                    .map(|id| if recurrent.is_some() { &before[id.0 as usize] } else { &states[id.0 as usize] }),
+                start: sequence.start,
+                rows: inputs.len(),
+                features: node.features,
+                marks: &marks,
+            };
+            let errors = (self.case.errors)(&trial, comparison);
+            let n = node.features;
+            let got = &self.outcome.outputs[p][self.index];
+            for (o, &row) in sequence.outputs.iter().enumerate() {
+                for f in 0..n {
+                    let bound = errors.y.get(row as usize * n + f).copied().unwrap_or(f64::NAN);
+                    worst.see(got[o * n + f], expected.outputs[p][o * n + f], bound, || {
+                        format!("sequence {}, row {row}, feature {f} of tap {p}", self.index)
+                    });
+                }
+            }
+            if let Some(id) = recurrent {
+                self.see_state(id, &marks, expected, &errors.states, worst);
+            }
+        }
+    }
+
+    fn see_state(&self, id: StateId, marks: &[usize], expected: &Expected, bounds: &[Vec<f64>], worst: &mut Worst) {
+        let offset = self.rig.layout().offset_of(id).unwrap_or(0);
+        let snapshots = &self.outcome.snapshots[self.index];
+        for (m, &mark) in marks.iter().enumerate() {
+            let RefState::Recurrent(want) = &expected.states[m][id.0 as usize] else { continue };
+            let is_end = m + 1 == marks.len();
+            let found = snapshots.get(m).into_iter().chain(is_end.then_some(&self.outcome.last[self.index]));
+            for slot in found {
+                for (i, &want) in want.iter().enumerate() {
+                    let bound = bounds.get(m).map_or(0.0, |b| b[i]);
+                    worst.see(slot[offset + i], want, bound, || {
+                        format!("sequence {}, element {i} of state {} after {mark} rows", self.index, id.0)
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// Checks that a run stored keys and values as it should and wrote nothing else.
+pub(crate) fn untouched(case: &Case, rig: &Rig<'_>, outcome: &Outcome, sink: &mut Sink) {
+    let mut wrong = None;
+    let mut expect = |holds: bool, message: &dyn Fn() -> String| {
+        if !holds && wrong.is_none() {
+            wrong = Some(message());
+        }
+    };
+    let same = |a: &[f32], b: &[f32]| a.iter().map(|v| v.to_bits()).eq(b.iter().map(|v| v.to_bits()));
+    expect(outcome.spare_slot.iter().all(|v| v.to_bits() == POISON), &|| {
+        "a slot that no span names was written".into()
+    });
+    expect(outcome.spare_page == rig.poisoned_page(), &|| "a page that no table names was written".into());
+    for (i, sequence) in case.sequences.iter().enumerate() {
+        if !outcome.from[i].is_empty() {
+            expect(same(&outcome.from[i], &rig.slot_before(i)), &|| {
+                format!("the slot that sequence {i} reads was written")
+            });
+        }
+        for (p, page) in outcome.pages.get(i).into_iter().flatten().enumerate() {
+            let mut before = rig.page_before(i, p);
+            for member in members(&case.graph, rig.layout(), 0) {
+                // Every copy appends the same inputs to its own state.
+                let [_, k, v] = case.probes[0].parts.as_slice() else { continue };
+                let halves = [(member.k, k, rig.layout().k_type), (member.v, v, rig.layout().v_type)];
+                for ((offset, size), part, ty) in halves {
+                    for token in 0..PAGE_TOKENS as usize {
+                        let position = (rig.first_page(i) + p) * PAGE_TOKENS as usize + token;
+                        let row = position.checked_sub(sequence.start as usize);
+                        let Some(Input::Row { values, .. }) = row.and_then(|r| sequence.inputs.get(r)) else {
+                            continue;
+                        };
+                        let at = offset + token * size..offset + (token + 1) * size;
+                        let stored = decode(&page[at.clone()], ty);
+                        let wrong =
+                            stored.iter().zip(&values[part.clone()]).find(|(s, x)| !may_be_stored(**s, **x, ty));
+                        expect(wrong.is_none(), &|| {
+                            format!("sequence {i}, position {position}: stored, given {wrong:?}")
+                        });
+                        before[at.clone()].copy_from_slice(&page[at]);
+                    }
+                }
+            }
+            expect(*page == before, &|| {
+                let at = page.iter().zip(&before).position(|(a, b)| a != b).unwrap_or(0);
+                format!("page {p} of sequence {i}: byte {at} was written and is no entry of the span")
+            });
+        }
+    }
+    sink.exact(Check::Untouched, true, wrong);
+}
+
+/// Whether a page may hold `stored` for `x`: the number itself, or one of its f16 neighbours, since
+/// shading languages leave the direction open.
+fn may_be_stored(stored: f32, x: f32, ty: KvType) -> bool {
+    let (stored, x) = (stored as f64, x as f64);
+    match ty {
+        KvType::F32 => stored == x,
+        KvType::F16 => (stored - x).abs() <= x.abs().max(F16_TINY) * F16_ULP,
+    }
+}
