@@ -11,7 +11,9 @@ pub fn ask(device: &str, platform: &str) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("no {device} here: {error}\n{device} is found on {platform}; this machine has:");
-            devices().iter().for_each(|d| eprintln!("  {:<12} {}", d.id, d.capabilities.name));
+            for d in devices() {
+                eprintln!("  {:<12} {}", d.id, d.capabilities.map_or_else(|error| error, |c| c.name));
+            }
             ExitCode::FAILURE
         }
     }

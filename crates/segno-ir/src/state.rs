@@ -101,6 +101,8 @@ impl KvGroup {
 /// Where each state of a graph lies: slots for the recurrent ones, groups of pages for the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateLayout {
+    /// The graph's states: a device makes room for each.
+    pub states: Vec<StateDecl>,
     /// `(state, offset in floats)` of each recurrent state in a slot.
     pub recurrent: Vec<(StateId, usize)>,
     /// Floats of a slot.
@@ -117,7 +119,9 @@ impl StateLayout {
     /// Lays out the states of `graph`. Recurrent states start at multiples of 64 floats (256 bytes),
     /// so that a device can bind any of them.
     pub fn new(graph: &Graph, k_type: KvType, v_type: KvType) -> Self {
-        let mut layout = StateLayout { recurrent: Vec::new(), slot_floats: 0, groups: Vec::new(), k_type, v_type };
+        let states = graph.states.clone();
+        let mut layout =
+            StateLayout { states, recurrent: Vec::new(), slot_floats: 0, groups: Vec::new(), k_type, v_type };
         for (i, decl) in graph.states.iter().enumerate() {
             let id = StateId(i as u32);
             match decl {

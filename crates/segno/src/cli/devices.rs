@@ -19,19 +19,25 @@ pub fn run(args: DevicesArgs) -> anyhow::Result<()> {
     if args.json {
         let list: Vec<_> = devices
             .iter()
-            .map(|d| {
-                let c = &d.capabilities;
-                serde_json::json!({
+            .map(|d| match &d.capabilities {
+                Ok(c) => serde_json::json!({
                     "id": d.id, "name": c.name, "backend": c.backend, "kind": format!("{:?}", c.kind),
                     "driver": c.driver, "memory_bytes": c.memory_bytes, "features": c.features,
-                })
+                }),
+                Err(error) => serde_json::json!({ "id": d.id, "error": error }),
             })
             .collect();
         writeln!(out, "{}", serde_json::to_string_pretty(&list)?)?;
         return Ok(());
     }
     for device in devices {
-        let c = &device.capabilities;
+        let c = match &device.capabilities {
+            Ok(c) => c,
+            Err(error) => {
+                writeln!(out, "{:<12} cannot be used: {error}", device.id)?;
+                continue;
+            }
+        };
         writeln!(out, "{:<12} {}", device.id, c.name)?;
         writeln!(out, "{:<12} kind {:?}, driver {}", "", c.kind, c.driver)?;
         if let Some(bytes) = c.memory_bytes {

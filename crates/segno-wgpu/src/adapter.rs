@@ -1,0 +1,59 @@
+//! Which adapters there are, and which one a name means.
+
+use segno_ir::DeviceKind;
+
+/// An adapter that could be used.
+pub struct AdapterChoice {
+    /// `vulkan:0`, `metal:0`, ...: what `--device` takes.
+    pub id: String,
+    /// As the driver names it.
+    pub name: String,
+    /// `vulkan`, `metal` or `dx12`.
+    pub backend: &'static str,
+    /// What kind.
+    pub kind: DeviceKind,
+    /// Driver and version.
+    pub driver: String,
+    pub(crate) adapter: wgpu::Adapter,
+}
+
+fn backend_name(backend: wgpu::Backend) -> Option<&'static str> {
+    match backend {
+        wgpu::Backend::Vulkan => Some("vulkan"),
+        wgpu::Backend::Metal => Some("metal"),
+        wgpu::Backend::Dx12 => Some("dx12"),
+        _ => None,
+    }
+}
+
+/// All adapters that can run kernels: discrete GPUs first, software last.
+pub fn adapters() -> Vec<AdapterChoice> {
+    let backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    descriptor.backends = backends;
+    // Validation of indirect calls costs a dispatch each; nothing here makes any.
+    descriptor.flags = wgpu::InstanceFlags::empty();
+    let instance = wgpu::Instance::new(descriptor);
+    let found = pollster::block_on(instance.enumerate_adapters(backends));
+    let mut counts = std::collections::HashMap::new();
+    let mut list: Vec<AdapterChoice> = found
+        .into_iter()
+        .filter_map(|adapter| {
+            let info = adapter.get_info();
+            let backend = backend_name(info.backend)?;
+            let count = counts.entry(backend).or_insert(0);
+            let id = format!("{backend}:{count}");
+            *count += 1;
+            let kind = match info.device_type {
+                wgpu::DeviceType::DiscreteGpu => DeviceKind::DiscreteGpu,
+                wgpu::DeviceType::IntegratedGpu => DeviceKind::IntegratedGpu,
+                wgpu::DeviceType::Cpu => DeviceKind::Software,
+                _ => DeviceKind::Other,
+            };
+            let driver = format!("{} {}", info.driver, info.driver_info).trim().to_string();
+            Some(AdapterChoice { id, name: info.name, backend, kind, driver, adapter })
+        })
+        .collect();
+    list.sort_by_key(|a| (a.kind == DeviceKind::Software, a.kind));
+    list
+}

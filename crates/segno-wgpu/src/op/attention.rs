@@ -1,0 +1,76 @@
+//! `attention`.
+
+use segno_ir::DeviceError;
+use segno_ir::op::Attention;
+
+use segno_ir::KvType;
+
+use super::{REDUCE_WG, WG, per_feature};
+use crate::params::{Params, params};
+use crate::program::{Binding, Compile, Grid};
+use crate::shader::Variant;
+
+params!(AppendParams { k: u32, k_stride: u32, v: u32, v_stride: u32 });
+params!(AttentionParams { q: u32, q_stride: u32, y: u32, y_stride: u32, scale: f32, cap: f32 });
+
+pub(super) fn compile(c: &mut Compile<'_>, op: &Attention) -> Result<(), DeviceError> {
+    let kv = c.key_value(op.state)?;
+    let dims = kv.dims;
+    let (k_row, v_row) = (dims.n_head_kv * dims.d_k, dims.n_head_kv * dims.d_v);
+    let mut flags = Vec::new();
+    if kv.k_type == KvType::F16 {
+        flags.push("K_F16");
+    }
+    if kv.v_type == KvType::F16 {
+        flags.push("V_F16");
+    }
+    let mut constants = vec![("K_ROW", k_row as u32), ("V_ROW", v_row as u32), ("GROUP", kv.group as u32)];
+    constants.extend(c.step_constants());
+    let (k_pages, v_pages) = (kv.k.clone(), kv.v.clone());
+    if c.n_inputs() == 3 {
+        let (k, v) = (c.input(1), c.input(2));
+        let variant = Variant {
+            name: "attention",
+            flags: [&["APPEND"][..], &flags].concat(),
+            constants: [&[("WG", WG)][..], &constants].concat(),
+            format: None,
+            params: AppendParams::wgsl(),
+        };
+        let params = AppendParams { k: k.offset, k_stride: k.stride, v: v.offset, v_stride: v.stride };
+        let bindings = vec![Binding::written(k_pages.clone()), Binding::written(v_pages.clone())];
+        c.push(variant, bindings, params, per_feature(k_row.max(v_row)))?;
+    }
+    constants.extend([
+        ("WG", REDUCE_WG),
+        ("D_K", dims.d_k as u32),
+        ("D_V", dims.d_v as u32),
+        ("N_HEAD", op.n_head as u32),
+        ("N_KV", dims.n_head_kv as u32),
+        ("WINDOW", dims.window.unwrap_or(0)),
+    ]);
+    let mut bindings = vec![Binding::read(k_pages), Binding::read(v_pages)];
+    if let Some(id) = op.sinks {
+        flags.push("SINKS");
+        bindings.push(c.vector(id)?);
+    }
+    if op.soft_cap.is_some() {
+        flags.push("SOFT_CAP");
+    }
+    let (q, y) = (c.input(0), c.out());
+    let params = AttentionParams {
+        q: q.offset,
+        q_stride: q.stride,
+        y: y.offset,
+        y_stride: y.stride,
+        scale: op.scale,
+        cap: op.soft_cap.unwrap_or(0.0),
+    };
+    let variant = Variant { name: "attention", flags, constants, format: None, params: AttentionParams::wgsl() };
+    c.push(variant, bindings, params, Grid::Rows { x: op.n_head as u32, tile: 1, z: 1 })
+}
+
+/// The parameter struct's text, for the translation tests.
+#[cfg(test)]
+pub(super) fn params(append: bool) -> String {
+    if append { AppendParams::wgsl() } else { AttentionParams::wgsl() }
+}

@@ -1,0 +1,76 @@
+//! `delta_rule`.
+
+use segno_ir::DeviceError;
+use segno_ir::op::DeltaRule;
+
+use segno_ir::op::delta_rule::{Decay, HeadMap};
+
+use super::REDUCE_WG;
+use crate::params::{Params, params};
+use crate::program::{Binding, Compile, Grid};
+use crate::shader::Variant;
+
+params!(DeltaRuleParams {
+    q: u32,
+    q_stride: u32,
+    k: u32,
+    k_stride: u32,
+    v: u32,
+    v_stride: u32,
+    g: u32,
+    g_stride: u32,
+    beta: u32,
+    beta_stride: u32,
+    y: u32,
+    y_stride: u32,
+    scale: f32,
+});
+
+pub(super) fn compile(c: &mut Compile<'_>, op: &DeltaRule) -> Result<(), DeviceError> {
+    let (state, len) = c.recurrent(op.state)?;
+    let mut variant = Variant {
+        name: "delta_rule",
+        flags: Vec::new(),
+        constants: vec![
+            ("WG", REDUCE_WG),
+            ("D_K", op.d_k as u32),
+            ("D_V", op.d_v as u32),
+            ("N_HEAD_K", op.n_head_k as u32),
+            ("N_HEAD_V", op.n_head_v as u32),
+            ("STATE", len),
+        ],
+        format: None,
+        params: DeltaRuleParams::wgsl(),
+    };
+    variant.constants.extend(c.step_constants());
+    if op.head_map == HeadMap::Tiled {
+        variant.flags.push("TILED");
+    }
+    if op.decay == Decay::Channel {
+        variant.flags.push("CHANNEL_DECAY");
+    }
+    let (q, k, v, g, beta, y) = (c.input(0), c.input(1), c.input(2), c.input(3), c.input(4), c.out());
+    let params = DeltaRuleParams {
+        q: q.offset,
+        q_stride: q.stride,
+        k: k.offset,
+        k_stride: k.stride,
+        v: v.offset,
+        v_stride: v.stride,
+        g: g.offset,
+        g_stride: g.stride,
+        beta: beta.offset,
+        beta_stride: beta.stride,
+        y: y.offset,
+        y_stride: y.stride,
+        scale: op.scale,
+    };
+    let columns = (op.n_head_v * op.d_v) as u32;
+    c.push(variant, vec![Binding::written(state)], params, Grid::Spans { x: columns.div_ceil(REDUCE_WG) })
+}
+
+/// The parameter struct's text, for the translation tests.
+#[cfg(test)]
+pub(super) fn params() -> String {
+    DeltaRuleParams::wgsl()
+}

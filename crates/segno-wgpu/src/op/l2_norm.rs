@@ -1,0 +1,32 @@
+//! `l2_norm`.
+
+use segno_ir::DeviceError;
+use segno_ir::op::L2Norm;
+
+use super::{REDUCE_WG, Unary};
+use crate::params::{Params, params};
+use crate::program::{Compile, Grid};
+use crate::shader::Variant;
+
+params!(NormParams { x: u32, x_stride: u32, y: u32, y_stride: u32, eps: f32 });
+
+pub(super) fn compile(c: &mut Compile<'_>, op: &L2Norm) -> Result<(), DeviceError> {
+    let variant = Variant {
+        name: "l2_norm",
+        flags: Vec::new(),
+        constants: vec![("WG", REDUCE_WG), ("GROUP", op.group as u32)],
+        format: None,
+        params: NormParams::wgsl(),
+    };
+    let bindings = Vec::new();
+    let Unary { x, x_stride, y, y_stride } = Unary::of(c);
+    let groups = (c.out().features / op.group) as u32;
+    let params = NormParams { x, x_stride, y, y_stride, eps: op.eps };
+    c.push(variant, bindings, params, Grid::Rows { x: groups, tile: 1, z: 1 })
+}
+
+/// The parameter struct's text, for the translation tests.
+#[cfg(test)]
+pub(super) fn params() -> String {
+    NormParams::wgsl()
+}

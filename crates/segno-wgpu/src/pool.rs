@@ -1,0 +1,285 @@
+//! Slots and pages on the device: a buffer for each state, so that kernels of different layers never wait for
+//! each other's.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::Duration;
+
+use segno_ir::device::Completion;
+use segno_ir::op::attention::KvDims;
+use segno_ir::{DeviceError, KvType, PAGE_TOKENS, PageId, Pending, Pool, PoolPlan, SlotId, StateDecl, StateId};
+
+use crate::gpu::{Gpu, Readback};
+use crate::params::{Params, params};
+use crate::shader::Variant;
+
+params!(CopyParams { source: u32, dest: u32, count: u32 });
+
+/// Threads of a copy's workgroup.
+const WG: u32 = 64;
+
+/// A recurrent state: `[slot, len]`.
+pub(crate) struct Recurrent {
+    pub buffer: wgpu::Buffer,
+    pub len: usize,
+    /// Offset in a slot of the plan's layout.
+    offset: usize,
+}
+
+/// A key/value state: `[page, token, head, d]` each.
+pub(crate) struct KeyValue {
+    pub group: usize,
+    pub dims: KvDims,
+    pub k: wgpu::Buffer,
+    pub v: wgpu::Buffer,
+    pub k_type: KvType,
+    pub v_type: KvType,
+}
+
+impl KeyValue {
+    /// Bytes of a page's keys, and of its values.
+    fn page_bytes(&self) -> (u64, u64) {
+        let tokens = PAGE_TOKENS as usize * self.dims.n_head_kv;
+        (self.k_type.bytes(tokens * self.dims.d_k) as u64, self.v_type.bytes(tokens * self.dims.d_v) as u64)
+    }
+}
+
+pub(crate) enum State {
+    Recurrent(Recurrent),
+    KeyValue(KeyValue),
+}
+
+pub(crate) struct WgpuPool {
+    gpu: Arc<Gpu>,
+    plan: PoolPlan,
+    /// In graph order.
+    states: Vec<State>,
+}
+
+fn make(gpu: &Gpu, plan: &PoolPlan, id: StateId, decl: &StateDecl) -> Result<State, DeviceError> {
+    let layout = &plan.layout;
+    let Some(dims) = KvDims::of(decl) else {
+        let len = decl.recurrent_len();
+        // Buffers are made zero, so slot 0 is.
+        let buffer = gpu.storage(4 * plan.slots as u64 * len as u64, "recurrent states")?;
+        return Ok(State::Recurrent(Recurrent { buffer, len, offset: layout.offset_of(id).unwrap_or(0) }));
+    };
+    let group = layout.group_of(id).ok_or_else(|| DeviceError::Invalid(format!("{} has no group", decl.name())))?;
+    let odd = |ty: KvType, d: usize| ty == KvType::F16 && !(dims.n_head_kv * d).is_multiple_of(2);
+    if odd(layout.k_type, dims.d_k) || odd(layout.v_type, dims.d_v) {
+        return Err(DeviceError::Invalid(format!("{} has an odd size, which cannot be stored as f16", decl.name())));
+    }
+    let heads = plan.pages[group] as usize * PAGE_TOKENS as usize * dims.n_head_kv;
+    let k = gpu.storage(layout.k_type.bytes(heads * dims.d_k) as u64, "keys")?;
+    let v = gpu.storage(layout.v_type.bytes(heads * dims.d_v) as u64, "values")?;
+    Ok(State::KeyValue(KeyValue { group, dims, k, v, k_type: layout.k_type, v_type: layout.v_type }))
+}
+
+impl WgpuPool {
+    pub fn new(gpu: &Arc<Gpu>, plan: &PoolPlan) -> Result<Self, DeviceError> {
+        let states = plan.layout.states.iter().enumerate();
+        let states = states.map(|(i, decl)| make(gpu, plan, StateId(i as u32), decl)).collect::<Result<_, _>>()?;
+        Ok(WgpuPool { gpu: gpu.clone(), plan: plan.clone(), states })
+    }
+
+    pub fn state(&self, id: StateId) -> Option<&State> {
+        self.states.get(id.0 as usize)
+    }
+
+    fn recurrent(&self) -> impl Iterator<Item = &Recurrent> {
+        self.states.iter().filter_map(|s| if let State::Recurrent(r) = s { Some(r) } else { None })
+    }
+
+    fn members(&self, group: usize) -> impl Iterator<Item = &KeyValue> {
+        let of = move |s: &'_ State| matches!(s, State::KeyValue(kv) if kv.group == group);
+        self.states
+            .iter()
+            .filter(move |s| of(s))
+            .filter_map(|s| if let State::KeyValue(kv) = s { Some(kv) } else { None })
+    }
+
+    /// Copies words within a buffer by a kernel.
+    fn copy(&self, buffer: &wgpu::Buffer, copies: &[(u64, u64, u64)]) -> Result<(), DeviceError> {
+        let variant = Variant {
+            name: "copy",
+            flags: Vec::new(),
+            constants: vec![("WG", WG)],
+            format: None,
+            params: CopyParams::wgsl(),
+        };
+        let made = self.gpu.pipeline(&variant, &[true], size_of::<CopyParams>())?;
+        let group = self.gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: Some("copy"),
+            layout: &made.layout,
+            entries: &[wgpu::BindGroupEntry { binding: 0, resource: buffer.as_entire_binding() }],
+        });
+        self.gpu.record(|encoder| {
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+            pass.set_pipeline(&made.pipeline);
+            pass.set_bind_group(0, &group, &[]);
+            for &(from, to, count) in copies {
+                let params = CopyParams { source: from as u32, dest: to as u32, count: count as u32 };
+                pass.set_immediates(0, bytemuck::bytes_of(&params));
+                let groups = count.div_ceil(WG.into()) as u32;
+                pass.dispatch_workgroups(groups.min(65_535), groups.div_ceil(65_535), 1);
+            }
+        });
+        self.gpu.submit();
+        self.gpu.check()
+    }
+
+    /// Puts bytes into a buffer after all that was issued.
+    fn write(&self, buffer: &wgpu::Buffer, offset: u64, bytes: &[u8]) {
+        self.gpu.submit();
+        self.gpu.queue.write_buffer(buffer, offset, bytes);
+        self.gpu.queue.submit([]);
+    }
+
+    /// Reads pieces of buffers, joined.
+    fn read(&self, pieces: &[(&wgpu::Buffer, u64, u64)]) -> Result<Joined, DeviceError> {
+        let total = pieces.iter().map(|p| p.2).sum::<u64>();
+        let buffer = self.gpu.readback(total)?;
+        let mut at = 0;
+        self.gpu.record(|encoder| {
+            for &(from, offset, bytes) in pieces {
+                encoder.copy_buffer_to_buffer(from, offset, &buffer, at, bytes);
+                at += bytes;
+            }
+        });
+        Ok(Joined(self.gpu.promise(buffer, total)))
+    }
+}
+
+/// Bytes to come.
+struct Joined(Readback);
+
+impl Completion<Vec<u8>> for Joined {
+    fn try_take(&mut self) -> Option<Result<Vec<u8>, DeviceError>> {
+        self.0.try_take()
+    }
+
+    fn wait(&mut self, timeout: Duration) -> Result<Vec<u8>, DeviceError> {
+        self.0.wait(timeout)
+    }
+}
+
+/// The floats of a slot to come, to be put at their places in it.
+struct Slot {
+    bytes: Joined,
+    /// `(offset in the slot, floats)` of each piece.
+    places: Vec<(usize, usize)>,
+    floats: usize,
+}
+
+impl Slot {
+    fn place(&self, bytes: &[u8]) -> Vec<f32> {
+        let mut slot = vec![0.0; self.floats];
+        let mut at = 0;
+        for &(offset, n) in &self.places {
+            let piece = bytes.get(at..at + 4 * n).unwrap_or_default().chunks_exact(4);
+            let values = piece.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+            slot[offset..offset + n].iter_mut().zip(values).for_each(|(s, v)| *s = v);
+            at += 4 * n;
+        }
+        slot
+    }
+}
+
+impl Completion<Vec<f32>> for Slot {
+    fn try_take(&mut self) -> Option<Result<Vec<f32>, DeviceError>> {
+        let bytes = self.bytes.try_take()?;
+        Some(bytes.map(|b| self.place(&b)))
+    }
+
+    fn wait(&mut self, timeout: Duration) -> Result<Vec<f32>, DeviceError> {
+        let bytes = self.bytes.wait(timeout)?;
+        Ok(self.place(&bytes))
+    }
+}
+
+impl Pool for WgpuPool {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn plan(&self) -> &PoolPlan {
+        &self.plan
+    }
+
+    fn copy_slots(&self, pairs: &[(SlotId, SlotId)]) -> Result<(), DeviceError> {
+        for state in self.recurrent() {
+            let place = |slot: SlotId| slot.0 as u64 * state.len as u64;
+            let copies: Vec<_> = pairs.iter().map(|&(from, to)| (place(from), place(to), state.len as u64)).collect();
+            self.copy(&state.buffer, &copies)?;
+        }
+        Ok(())
+    }
+
+    fn copy_pages(&self, group: usize, pairs: &[(PageId, PageId)], tokens: u32) -> Result<(), DeviceError> {
+        for kv in self.members(group) {
+            let (k, v) = kv.page_bytes();
+            for (buffer, page) in [(&kv.k, k / 4), (&kv.v, v / 4)] {
+                let words = page * tokens as u64 / PAGE_TOKENS as u64;
+                let copies = pairs.iter().map(|&(from, to)| (from.0 as u64 * page, to.0 as u64 * page, words));
+                self.copy(buffer, &copies.collect::<Vec<_>>())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn read_slot(&self, slot: SlotId) -> Pending<Vec<f32>> {
+        let piece = |r: &'_ Recurrent| (4 * slot.0 as u64 * r.len as u64, 4 * r.len as u64);
+        let pieces: Vec<_> = self.recurrent().map(|r| (&r.buffer, piece(r).0, piece(r).1)).collect();
+        let places = self.recurrent().map(|r| (r.offset, r.len)).collect();
+        match self.read(&pieces) {
+            Ok(bytes) => Pending::new(Slot { bytes, places, floats: self.plan.layout.slot_floats }),
+            Err(error) => Pending::failed(error),
+        }
+    }
+
+    fn write_slot(&self, slot: SlotId, values: &[f32]) -> Result<(), DeviceError> {
+        if values.len() != self.plan.layout.slot_floats || slot == SlotId::ZERO || slot.0 >= self.plan.slots {
+            return Err(DeviceError::Invalid(format!("{} floats written to {slot:?}", values.len())));
+        }
+        for r in self.recurrent() {
+            let bytes = bytemuck::cast_slice(&values[r.offset..r.offset + r.len]);
+            self.write(&r.buffer, 4 * slot.0 as u64 * r.len as u64, bytes);
+        }
+        self.gpu.check()
+    }
+
+    fn read_page(&self, group: usize, page: PageId) -> Pending<Vec<u8>> {
+        let mut pieces = Vec::new();
+        for kv in self.members(group) {
+            let (k, v) = kv.page_bytes();
+            pieces.push((&kv.k, page.0 as u64 * k, k));
+            pieces.push((&kv.v, page.0 as u64 * v, v));
+        }
+        match self.read(&pieces) {
+            Ok(bytes) => Pending::new(bytes),
+            Err(error) => Pending::failed(error),
+        }
+    }
+
+    fn write_page(&self, group: usize, page: PageId, bytes: &[u8]) -> Result<(), DeviceError> {
+        if self.plan.layout.groups.get(group).is_none_or(|g| g.page_bytes != bytes.len()) {
+            return Err(DeviceError::Invalid(format!("{} bytes written to a page of group {group}", bytes.len())));
+        }
+        let mut rest = bytes;
+        for kv in self.members(group) {
+            let (k, v) = kv.page_bytes();
+            for (buffer, n) in [(&kv.k, k), (&kv.v, v)] {
+                let (piece, tail) = rest.split_at(n as usize);
+                self.write(buffer, page.0 as u64 * n, piece);
+                rest = tail;
+            }
+        }
+        self.gpu.check()
+    }
+}
+
+/// The parameter struct's text, for the translation tests.
+#[cfg(test)]
+pub(crate) fn copy_params() -> String {
+    CopyParams::wgsl()
+}

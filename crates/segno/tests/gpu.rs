@@ -1,0 +1,214 @@
+//! The Qwen3.5 fixture on the GPU backend: right within bounds, and the same bits whatever way it is computed.
+//! On a software Vulkan driver unless SEGNO_TEST_DEVICE names another device.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use safetensors::SafeTensors;
+use segno::{GenerateOptions, LoadOptions, Model, open_device};
+use segno_ir::sample::{SampleParams, SampleRow};
+use segno_ir::{Cancel, Device, Input, Output, PAGE_TOKENS, SlotId, SpanKind};
+use segno_runtime::{Executor, ExecutorOptions, SequenceId, Work};
+
+fn device_name() -> String {
+    std::env::var("SEGNO_TEST_DEVICE").unwrap_or_else(|_| "vulkan".into())
+}
+
+fn gpu() -> Arc<dyn Device> {
+    let hint = "no GPU adapter; on Debian install a software one: apt-get install mesa-vulkan-drivers libvulkan1";
+    open_device(&device_name(), None).expect(hint)
+}
+
+fn fixture(name: &str) -> std::path::PathBuf {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/qwen35")).join(name)
+}
+
+fn executor(model: &Model, device: Arc<dyn Device>, n_sequences: u32) -> Executor {
+    let options = ExecutorOptions { n_ctx: 320, n_sequences, max_rows: 256, max_outputs: 256, ..Default::default() };
+    model.executor(device, options).expect("loads")
+}
+
+fn numbers<T>(file: &str, tensor: &str, read: impl Fn([u8; 4]) -> T) -> Vec<T> {
+    let bytes = std::fs::read(fixture(file)).expect("a fixture");
+    let tensors = SafeTensors::deserialize(&bytes).expect("safetensors");
+    let data = tensors.tensor(tensor).expect("a tensor").data().to_vec();
+    data.chunks_exact(4).map(|b| read(b.try_into().expect("4 bytes"))).collect()
+}
+
+fn tokens(n: usize, seed: u32) -> Vec<u32> {
+    (0..n as u32).map(|i| segno_ir::sample::philox([i, seed, 0, 0], [5, 6])[0] % 336).collect()
+}
+
+fn work(sequence: SequenceId, kind: SpanKind, tokens: &[u32]) -> Work {
+    let inputs = tokens.iter().map(|&t| Input::Token(t)).collect();
+    Work { sequence, kind, inputs, outputs: (0..tokens.len() as u32).collect() }
+}
+
+fn issue(executor: &mut Executor, works: Vec<Work>) -> Vec<f32> {
+    let issued = executor.issue(works, &Cancel::new()).expect("issues");
+    let n = issued.rows.n;
+    let logits = executor.read(&issued.rows, Output::Logits, 0, n).wait(Duration::from_secs(300)).expect("logits");
+    executor.confirm(issued);
+    logits
+}
+
+fn run(executor: &mut Executor, tokens: &[u32], piece: usize, kind: SpanKind) -> Vec<f32> {
+    let sequence = executor.create().expect("a sequence");
+    let logits = tokens.chunks(piece).flat_map(|part| issue(executor, vec![work(sequence, kind, part)])).collect();
+    executor.remove(sequence);
+    logits
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|v| v.to_bits()).collect()
+}
+
+fn rms(a: &[f32], b: &[f32]) -> f64 {
+    (a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>() / a.len() as f64).sqrt()
+}
+
+#[test]
+fn logits_are_those_of_transformers_and_of_the_decoded_weights() {
+    let ids: Vec<u32> =
+        numbers("expected.safetensors", "tokens", i32::from_le_bytes).iter().map(|&t| t as u32).collect();
+    let plain = Model::open(fixture("model-f16.gguf")).expect("opens");
+    let found = run(&mut executor(&plain, gpu(), 1), &ids, 96, SpanKind::Prefill);
+    let expected = numbers("expected.safetensors", "logits", f32::from_le_bytes);
+    let max = found
+        .iter()
+        .zip(&expected)
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, |m, d| if d > m || d.is_nan() { d } else { m });
+    println!("plain: max abs error {max:.2e}");
+    assert!(max <= 2e-3, "max abs error {max}");
+    for kind in ["q8_0", "q4_k_m"] {
+        let model = Model::open(fixture(&format!("model-{kind}.gguf"))).expect("opens");
+        let expected =
+            numbers("expected-quantised.safetensors", &format!("logits_{kind}_dequantised"), f32::from_le_bytes);
+        let cpu = open_device("cpu", None).expect("the CPU");
+        let cpu = rms(&run(&mut executor(&model, cpu, 1), &ids, 96, SpanKind::Prefill), &expected);
+        let gpu = rms(&run(&mut executor(&model, gpu(), 1), &ids, 96, SpanKind::Prefill), &expected);
+        println!("{kind}: RMS error {gpu:.2e}, the CPU's {cpu:.2e}");
+        assert!(gpu <= (1.25 * cpu).max(1e-3), "{kind}: RMS error {gpu}, the CPU's {cpu}");
+    }
+}
+
+#[test]
+fn cuts_batches_and_kinds_change_no_bit() {
+    let model = Model::open(fixture("model-q4_k_m.gguf")).expect("opens");
+    let (a, b) = (tokens(200, 1), tokens(70, 2));
+    let mut one = executor(&model, gpu(), 1);
+    let whole = bits(&run(&mut one, &a, 200, SpanKind::Prefill));
+    assert!(bits(&run(&mut one, &a, 64, SpanKind::Prefill)) == whole, "cut at multiples of 64");
+    assert!(bits(&run(&mut one, &a[..80], 1, SpanKind::Decode)) == whole[..80 * 336], "token by token");
+    let alone = bits(&run(&mut one, &b, 70, SpanKind::Prefill));
+    let mut two = executor(&model, gpu(), 2);
+    let (first, second) = (two.create().expect("a"), two.create().expect("b"));
+    let mut found: (Vec<u32>, Vec<u32>) = (Vec::new(), Vec::new());
+    for (ra, rb) in [(0..64, 0..1), (64..65, 1..64), (65..200, 64..70)] {
+        let split = ra.len() * 336;
+        let works = vec![work(first, SpanKind::Prefill, &a[ra]), work(second, SpanKind::Prefill, &b[rb])];
+        let both = bits(&issue(&mut two, works));
+        found.0.extend(&both[..split]);
+        found.1.extend(&both[split..]);
+    }
+    assert!(found.0 == whole && found.1 == alone, "together differs from alone");
+}
+
+#[test]
+fn snapshots_in_mid_scan_are_final_states_of_spans_cut_there() {
+    use segno_ir::{KvType, PageId, PageTable, PoolPlan, ProgramLimits, Span, StateLayout, Step};
+    let model = Model::open(fixture("model-q8_0.gguf")).expect("opens");
+    let graph = &model.graph().graph;
+    let device = gpu();
+    let layout = StateLayout::new(graph, KvType::F32, KvType::F32);
+    let plan = PoolPlan { slots: 8, pages: vec![6], layout };
+    let limits = ProgramLimits { max_rows: 192, max_spans: 2, max_outputs: 8, max_context: 256, guard: true };
+    let weights = device.weights(model.graph().source.clone(), graph).expect("weights");
+    let pool = device.pool(&plan).expect("a pool");
+    let mut program = device.compile(graph, &weights, &pool, &limits).expect("compiles");
+    let ids = tokens(150, 3);
+    let mut step = |from: u32, to: u32, start: usize, end: usize, snapshots: Vec<(u32, SlotId)>| {
+        let pages = (0..(end as u32).div_ceil(PAGE_TOKENS)).map(PageId).collect();
+        let span = Span {
+            from: SlotId(from),
+            to: SlotId(to),
+            tables: vec![PageTable { first: 0, pages }],
+            start: start as u32,
+            kind: SpanKind::Prefill,
+            inputs: ids[start..end].iter().map(|&t| Input::Token(t)).collect(),
+            outputs: vec![(end - start) as u32 - 1],
+            snapshots,
+        };
+        let rows = program.forward(&Step { spans: vec![span], cancel: Cancel::new() }).expect("runs");
+        program.read(&rows, Output::Logits, 0, 1).wait(Duration::from_secs(300)).expect("logits")
+    };
+    let whole = step(0, 1, 0, 150, vec![(1, SlotId(2)), (64, SlotId(3)), (101, SlotId(4)), (150, SlotId(5))]);
+    let slot = |i: u32| bits(&pool.read_slot(SlotId(i)).wait(Duration::from_secs(300)).expect("a slot"));
+    for (snapshot, end) in [(2, 1), (3, 64), (4, 101), (5, 150)] {
+        step(0, 6, 0, end, Vec::new());
+        assert!(slot(snapshot) == slot(6), "the snapshot after {end} rows");
+    }
+    assert_eq!(slot(1), slot(5));
+    // Played on from a snapshot: the same logits.
+    assert_eq!(bits(&step(3, 7, 64, 150, Vec::new())), bits(&whole));
+    assert_eq!(slot(7), slot(1));
+    pool.copy_slots(&[(SlotId(7), SlotId(6))]).expect("copies");
+    assert_eq!(slot(6), slot(1));
+    assert!(slot(0).iter().all(|&b| b == 0), "slot 0 was written");
+}
+
+#[test]
+fn two_steps_in_flight_draw_what_one_draws() {
+    let model = Model::open(fixture("model-q8_0.gguf")).expect("opens");
+    let prompt = tokens(30, 4);
+    for params in [SampleParams::greedy(), SampleParams { seed: 3, temperature: 1.0, ..Default::default() }] {
+        let draw =
+            |position| SampleRow { row: 0, params: params.clone(), position, bias: vec![(7, -1.0)], stop: vec![9] };
+        let mut executor = executor(&model, gpu(), 1);
+        let sequence = executor.create().expect("a sequence");
+        let first = Work { outputs: vec![29], ..work(sequence, SpanKind::Prefill, &prompt) };
+        let mut flight = executor.issue(vec![first], &Cancel::new()).expect("issues");
+        let mut ticket = executor.sample(&flight.rows, &[draw(30)]).expect("draws");
+        let mut ids = Vec::new();
+        for position in 31..45 {
+            let input = Input::Sampled { ticket: ticket.id, row: 0 };
+            let next = Work { sequence, kind: SpanKind::Decode, inputs: vec![input], outputs: vec![0] };
+            let next = executor.issue(vec![next], &Cancel::new()).expect("issues");
+            let drawn = executor.sample(&next.rows, &[draw(position)]).expect("draws");
+            let before = std::mem::replace(&mut ticket, drawn);
+            ids.push(before.tokens.wait(Duration::from_secs(300)).expect("a token")[0].id);
+            executor.confirm(std::mem::replace(&mut flight, next));
+        }
+        executor.confirm(flight);
+        executor.remove(sequence);
+        // The same, each token known and drawn on the host.
+        let sequence = executor.create().expect("a sequence");
+        let mut logits = issue(&mut executor, vec![work(sequence, SpanKind::Prefill, &prompt)]).split_off(29 * 336);
+        for (i, &id) in ids.iter().enumerate() {
+            assert_eq!(segno_ir::sample::sample(&logits, &draw(30 + i as u32)), id, "draw {i} of {params:?}");
+            logits = issue(&mut executor, vec![work(sequence, SpanKind::Decode, &[id])]);
+        }
+        executor.remove(sequence);
+    }
+}
+
+#[test]
+fn the_demo_model_talks() {
+    let options = LoadOptions { device: device_name(), context: Some(512), batch: 64, ..Default::default() };
+    let session = Model::demo().expect("opens").load(&options).expect("loads");
+    let options = GenerateOptions { temperature: 0.0, ..Default::default() };
+    let mut chat = session.chat();
+    for (question, answer) in [("Hi, my name is Ruth.", "Ruth"), ("What is my name?", "Ruth")] {
+        chat.user(question);
+        let mut reply = chat.reply(&options).expect("a reply");
+        for piece in &mut reply {
+            piece.expect("text");
+        }
+        let text = reply.text().to_string();
+        println!("{question} {text} {:?}, {}", reply.report(), session.engine().profile());
+        assert!(text.contains(answer), "{text}");
+        chat.assistant(&text);
+    }
+}

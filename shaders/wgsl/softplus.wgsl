@@ -1,0 +1,31 @@
+// y = a softplus(x + b), softplus(x) = x above 20, else ln(1 + exp(x))
+// A thread a feature: grid (features, rows).
+#if BIAS
+@group(0) @binding(1) var<storage, read> bias: array<f32>;
+#endif
+#if FACTOR
+@group(0) @binding(2) var<storage, read> factor: array<f32>;
+#endif
+
+// ln(1 + e) without losing small e: the series where 1 + e would round.
+fn log_1p(e: f32) -> f32 {
+    if e < 0.001 { return e * (1.0 - e * (0.5 - e * (1.0 / 3.0))); }
+    return log(1.0 + e);
+}
+
+@compute @workgroup_size(WG)
+fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+    let c = id.x;
+    let r = id.y;
+    if c >= N { return; }
+    var x = act[p.x + r * p.x_stride + c];
+#if BIAS
+    x += bias[c];
+#endif
+    var y = x;
+    if x <= 20.0 { y = log_1p(exp(x)); }
+#if FACTOR
+    y *= factor[c];
+#endif
+    act[p.y + r * p.y_stride + c] = y;
+}
