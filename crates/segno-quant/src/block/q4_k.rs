@@ -1,43 +1,51 @@
-//! Q4_K: eight sub-blocks of 32, `y = d sc q - dmin mn`.
+//! Q4_K: `d * scale * q - dmin * min`, q of 4 bits, scale and min of 6 bits for 32 elements.
+//!
+//! Elements `64 p + l` and `64 p + 32 + l`, l below 32, are the low and high halves of `qs[32 p + l]`.
 
-use super::{Block, half};
+use bytemuck::{Pod, Zeroable};
 
-/// Q4_K: eight sub-blocks of 32, `y = d sc q - dmin mn`.
+use crate::block::{Block, Encode, scale};
+use crate::{F16Le, TensorType};
+
+/// A block of Q4_K: 256 elements in 144 bytes.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
-#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct Q4K {
-    /// Scale of the scales, IEEE half.
-    pub d: [u8; 2],
-    /// Scale of the minima, IEEE half.
-    pub dmin: [u8; 2],
-    /// Scales and minima of the sub-blocks, 6 bits each: see [`scale_and_min`].
+pub struct BlockQ4K {
+    /// Scale of the scales.
+    pub d: F16Le,
+    /// Scale of the minima.
+    pub dmin: F16Le,
+    /// Eight scales and minima, see [`unpack_scales`](crate::block::unpack_scales).
     pub scales: [u8; 12],
-    /// Nibbles: 32 bytes hold an even sub-block low and the odd one after it high.
+    /// Elements, two to a byte.
     pub qs: [u8; 128],
 }
 
-const _: () = assert!(size_of::<Q4K>() == 144);
+const _: () = assert!(size_of::<BlockQ4K>() == 144 && align_of::<BlockQ4K>() == 1);
 
-/// Scale and minimum of sub-block `k`, 0 to 63 each.
-pub fn scale_and_min(scales: &[u8; 12], k: usize) -> (u8, u8) {
-    if k < 4 {
-        (scales[k] & 63, scales[k + 4] & 63)
-    } else {
-        let low = scales[k + 4];
-        ((low & 15) | (scales[k - 4] >> 6) << 4, (low >> 4) | (scales[k] >> 6) << 4)
+impl Block<256> for BlockQ4K {
+    const TYPE: TensorType = TensorType::Q4_K;
+
+    fn decode(&self, out: &mut [f32; 256]) {
+        let (d, dmin) = (self.d.get(), self.dmin.get());
+        let scales = scale::unpack_scales(&self.scales);
+        for (k, (values, (scale, min))) in out.as_chunks_mut::<32>().0.iter_mut().zip(scales).enumerate() {
+            let (dl, ml) = (d * f32::from(scale), dmin * f32::from(min));
+            let (first, shift) = (32 * (k / 2), 4 * (k % 2));
+            for (value, &byte) in values.iter_mut().zip(&self.qs[first..first + 32]) {
+                *value = dl * f32::from(byte >> shift & 15) - ml;
+            }
+        }
     }
 }
 
-impl Block for Q4K {
-    const LEN: usize = 256;
-
-    fn decode(&self, out: &mut [f32]) {
-        for (k, out) in out.chunks_exact_mut(32).enumerate() {
-            let (scale, min) = scale_and_min(&self.scales, k);
-            let (d, m) = (half(self.d) * f32::from(scale), half(self.dmin) * f32::from(min));
-            for (y, byte) in out.iter_mut().zip(&self.qs[k / 2 * 32..]) {
-                *y = d * f32::from(byte >> (k % 2 * 4) & 15) - m;
-            }
-        }
+impl Encode<256> for BlockQ4K {
+    fn encode(values: &[f32; 256]) -> Self {
+        let scale::Fitted { d, dmin, scales, q } = scale::fit(values, 15);
+        let qs = std::array::from_fn(|i| {
+            let low = i / 32 * 64 + i % 32;
+            q[low] | q[low + 32] << 4
+        });
+        BlockQ4K { d, dmin, scales, qs }
     }
 }

@@ -1,36 +1,55 @@
-//! Q5_K: eight sub-blocks of 32, `y = d sc q - dmin mn`.
+//! Q5_K: `d * scale * q - dmin * min`, q of 5 bits, scale and min of 6 bits for 32 elements.
+//!
+//! The low four bits lie as in Q4_K; the fifth of element `32 k + l` is bit `k` of `qh[l]`.
 
-use super::{Block, half, scale_and_min};
+use bytemuck::{Pod, Zeroable};
 
-/// Q5_K: eight sub-blocks of 32, `y = d sc q - dmin mn`.
+use crate::block::{Block, Encode, scale};
+use crate::{F16Le, TensorType};
+
+/// A block of Q5_K: 256 elements in 176 bytes.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
-#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct Q5K {
-    /// Scale of the scales, IEEE half.
-    pub d: [u8; 2],
-    /// Scale of the minima, IEEE half.
-    pub dmin: [u8; 2],
-    /// Scales and minima of the sub-blocks, 6 bits each: see [`scale_and_min`].
+pub struct BlockQ5K {
+    /// Scale of the scales.
+    pub d: F16Le,
+    /// Scale of the minima.
+    pub dmin: F16Le,
+    /// Eight scales and minima, see [`unpack_scales`](crate::block::unpack_scales).
     pub scales: [u8; 12],
-    /// Fifth bits: bit k of byte l belongs to element l of sub-block k.
+    /// Fifth bits.
     pub qh: [u8; 32],
-    /// Nibbles: 32 bytes hold an even sub-block low and the odd one after it high.
+    /// Low four bits, two elements to a byte.
     pub qs: [u8; 128],
 }
 
-const _: () = assert!(size_of::<Q5K>() == 176);
+const _: () = assert!(size_of::<BlockQ5K>() == 176 && align_of::<BlockQ5K>() == 1);
 
-impl Block for Q5K {
-    const LEN: usize = 256;
+impl Block<256> for BlockQ5K {
+    const TYPE: TensorType = TensorType::Q5_K;
 
-    fn decode(&self, out: &mut [f32]) {
-        for (k, out) in out.chunks_exact_mut(32).enumerate() {
-            let (scale, min) = scale_and_min(&self.scales, k);
-            let (d, m) = (half(self.d) * f32::from(scale), half(self.dmin) * f32::from(min));
-            let bytes = self.qs[k / 2 * 32..].iter().zip(&self.qh);
-            for (y, (byte, high)) in out.iter_mut().zip(bytes) {
-                *y = d * f32::from(byte >> (k % 2 * 4) & 15 | (high >> k & 1) << 4) - m;
+    fn decode(&self, out: &mut [f32; 256]) {
+        let (d, dmin) = (self.d.get(), self.dmin.get());
+        let scales = scale::unpack_scales(&self.scales);
+        for (k, (values, (scale, min))) in out.as_chunks_mut::<32>().0.iter_mut().zip(scales).enumerate() {
+            let (dl, ml) = (d * f32::from(scale), dmin * f32::from(min));
+            let (first, shift) = (32 * (k / 2), 4 * (k % 2));
+            let bytes = self.qs[first..first + 32].iter().zip(&self.qh);
+            for (value, (&low, &high)) in values.iter_mut().zip(bytes) {
+                *value = dl * f32::from(low >> shift & 15 | (high >> k & 1) << 4) - ml;
             }
         }
+    }
+}
+
+impl Encode<256> for BlockQ5K {
+    fn encode(values: &[f32; 256]) -> Self {
+        let scale::Fitted { d, dmin, scales, q } = scale::fit(values, 31);
+        let qs = std::array::from_fn(|i| {
+            let low = i / 32 * 64 + i % 32;
+            q[low] & 15 | (q[low + 32] & 15) << 4
+        });
+        let qh = std::array::from_fn(|l| (0..8).fold(0, |bits, k| bits | (q[32 * k + l] >> 4) << k));
+        BlockQ5K { d, dmin, scales, qh, qs }
     }
 }

@@ -1,0 +1,71 @@
+//! MXFP4: `2^(e - 128) * E2M1[q]`, q of 4 bits (OCP Microscaling Formats 1.0).
+//!
+//! The table holds doubled values, so the exponent is one less than the format's `e - 127`. An `e` of 255,
+//! there "not a number", is read as the power of two that it would be, as ggml does.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::block::{Block, Encode};
+use crate::{TensorType, grid};
+
+/// `2^(e - 128)`; the two smallest are subnormal.
+fn power(e: u8) -> f32 {
+    match e {
+        0 | 1 => f32::from_bits(1 << (21 + e)),
+        _ => f32::from_bits(u32::from(e - 1) << 23),
+    }
+}
+
+/// The code nearest to `x` for scale `d`.
+fn code(x: f32, d: f32) -> usize {
+    // Half-way between neighbours of the table; a tie goes to the even code.
+    const LIMITS: [f32; 7] = [0.5, 1.5, 2.5, 3.5, 5.0, 7.0, 10.0];
+    let magnitude = x.abs() / d;
+    let above = LIMITS.iter().enumerate().filter(|&(i, &limit)| magnitude > limit || magnitude == limit && i % 2 == 1);
+    let code = above.count();
+    if x < 0.0 && code > 0 { code + 8 } else { code }
+}
+
+/// A block of MXFP4: 32 elements in 17 bytes.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct BlockMxfp4 {
+    /// Exponent of the block, biased by 127.
+    pub e: u8,
+    /// Byte `i` holds element `i` in its low and element `i + 16` in its high half.
+    pub qs: [u8; 16],
+}
+
+const _: () = assert!(size_of::<BlockMxfp4>() == 17 && align_of::<BlockMxfp4>() == 1);
+
+impl Block<32> for BlockMxfp4 {
+    const TYPE: TensorType = TensorType::MXFP4;
+
+    fn decode(&self, out: &mut [f32; 32]) {
+        let d = power(self.e);
+        for (i, &byte) in self.qs.iter().enumerate() {
+            out[i] = f32::from(grid::E2M1_DOUBLED[usize::from(byte & 15)]) * d;
+            out[i + 16] = f32::from(grid::E2M1_DOUBLED[usize::from(byte >> 4)]) * d;
+        }
+    }
+}
+
+impl Encode<32> for BlockMxfp4 {
+    fn encode(values: &[f32; 32]) -> Self {
+        let largest = values.iter().fold(0f32, |largest, x| largest.max(x.abs()));
+        if largest == 0.0 {
+            return Zeroable::zeroed();
+        }
+        // With the exponent of the largest value, 6 is the most that a code reaches; a largest value of up
+        // to 7.99 may be worth cutting off, or doubling the step of all others.
+        let exponent = (largest.to_bits() >> 23) as i32 - 2;
+        let candidates = [exponent, exponent + 1].map(|e| e.clamp(0, 254) as u8);
+        let error = |e: u8| -> f64 {
+            let d = power(e);
+            values.iter().map(|&x| f64::from(x - f32::from(grid::E2M1_DOUBLED[code(x, d)]) * d).powi(2)).sum()
+        };
+        let e = if error(candidates[1]) < error(candidates[0]) { candidates[1] } else { candidates[0] };
+        let q = |i: usize| code(values[i], power(e)) as u8;
+        BlockMxfp4 { e, qs: std::array::from_fn(|i| q(i) | q(i + 16) << 4) }
+    }
+}
