@@ -33,6 +33,28 @@ pub enum GgufError {
         /// What was found, and what would be right.
         problem: String,
     },
+    /// A key that was asked for is not there.
+    #[error("{file}: metadata key {key} is missing, expected {expected}")]
+    Missing {
+        /// Which file.
+        file: String,
+        /// The key.
+        key: String,
+        /// What was looked for.
+        expected: String,
+    },
+    /// A key that was asked for has a value of another type or out of range.
+    #[error("{file}: metadata key {key} is {found}, expected {expected}")]
+    Unfit {
+        /// Which file.
+        file: String,
+        /// The key.
+        key: String,
+        /// What the file has.
+        found: String,
+        /// What would do.
+        expected: String,
+    },
     /// What was to be written does not fit the format.
     #[error("cannot write {field}: {problem}")]
     Write {
@@ -49,4 +71,24 @@ pub enum GgufError {
         /// Why.
         source: QuantError,
     },
+}
+
+/// For keys that a file need not have: `gguf.u32("key").optional()?` is `None` where the key is missing,
+/// and still an error where it has the wrong type.
+pub trait Optional<T> {
+    /// `Ok(None)` in the place of [`GgufError::Missing`].
+    ///
+    /// # Errors
+    /// Every other error.
+    fn optional(self) -> Result<Option<T>, GgufError>;
+}
+
+impl<T> Optional<T> for Result<T, GgufError> {
+    fn optional(self) -> Result<Option<T>, GgufError> {
+        match self {
+            Ok(value) => Ok(Some(value)),
+            Err(GgufError::Missing { .. }) => Ok(None),
+            Err(other) => Err(other),
+        }
+    }
 }

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use memmap2::Mmap;
 
+use crate::array::Array;
 use crate::error::GgufError;
-use crate::value::{Array, Value, ValueType};
+use crate::value::{Value, ValueType};
 
 /// Longest key or tensor name that is believed.
-const MAX_NAME_BYTES: usize = 65_535;
+pub(crate) const MAX_NAME_BYTES: usize = 65_535;
 
 /// The bytes of a file.
 pub(crate) enum Bytes {

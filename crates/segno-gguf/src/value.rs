@@ -1,10 +1,8 @@
-//! Metadata values. Arrays stay in the file and are decoded on the way.
+//! Metadata values.
 
 use std::fmt;
-use std::ops::Range;
-use std::sync::Arc;
 
-use crate::parse::Bytes;
+use crate::array::Array;
 
 /// Types of metadata values, by their numbers in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -108,7 +106,7 @@ impl fmt::Debug for Value {
         match self {
             Value::String(text) if text.len() > 200 => write!(f, "a string of {} bytes", text.len()),
             Value::String(text) => write!(f, "{text:?}"),
-            Value::Array(array) => write!(f, "an array of {} {:?}", array.len(), array.element_type()),
+            Value::Array(array) => write!(f, "{array:?}"),
             Value::Bool(flag) => write!(f, "{flag}"),
             _ => match (self.as_u64(), self.as_i64(), self.as_f64()) {
                 (Some(n), _, _) => write!(f, "{n}"),
@@ -232,8 +230,8 @@ impl Value {
             Value::Bool(flag) => out.push(u8::from(*flag)),
             Value::String(text) => encode_string(text.as_bytes(), out),
             Value::Array(array) => {
-                out.extend(array.ty.id().to_le_bytes());
-                out.extend((array.len as u64).to_le_bytes());
+                out.extend(array.element_type().id().to_le_bytes());
+                out.extend((array.len() as u64).to_le_bytes());
                 out.extend_from_slice(array.bytes());
             }
             Value::U64(n) => out.extend(n.to_le_bytes()),
@@ -253,88 +251,13 @@ macro_rules! from {
         $(impl From<$rust> for Value { fn from(value: $rust) -> Value { Value::$variant(value) } })*
     };
 }
-from!(u32 => U32, i32 => I32, u64 => U64, f32 => F32, bool => Bool, String => String, Array => Array);
+from!(
+    u8 => U8, i8 => I8, u16 => U16, i16 => I16, u32 => U32, i32 => I32, u64 => U64, i64 => I64, f32 => F32,
+    f64 => F64, bool => Bool, String => String, Array => Array
+);
 
 impl From<&str> for Value {
     fn from(text: &str) -> Value {
         Value::String(text.into())
-    }
-}
-
-/// An array in the file: decoded as it is walked, never as a whole.
-#[derive(Clone)]
-pub struct Array {
-    pub(crate) source: Arc<Bytes>,
-    pub(crate) ty: ValueType,
-    pub(crate) len: usize,
-    /// The elements, checked when the file was opened.
-    pub(crate) range: Range<usize>,
-}
-
-impl PartialEq for Array {
-    fn eq(&self, other: &Self) -> bool {
-        (self.ty, self.len, self.bytes()) == (other.ty, other.len, other.bytes())
-    }
-}
-
-impl Array {
-    /// An array of values, which must be of one type; `None` if they are not, or are arrays.
-    pub fn new(ty: ValueType, values: &[Value]) -> Option<Array> {
-        if ty == ValueType::Array || values.iter().any(|v| v.value_type() != ty) {
-            return None;
-        }
-        let mut bytes = Vec::new();
-        values.iter().for_each(|v| v.encode(&mut bytes));
-        let range = 0..bytes.len();
-        Some(Array { source: Arc::new(Bytes::Owned(bytes)), ty, len: values.len(), range })
-    }
-
-    /// An array of byte strings.
-    pub fn of_strings<S: AsRef<[u8]>>(strings: impl IntoIterator<Item = S>) -> Array {
-        let mut bytes = Vec::new();
-        let mut len = 0;
-        for text in strings {
-            encode_string(text.as_ref(), &mut bytes);
-            len += 1;
-        }
-        let range = 0..bytes.len();
-        Array { source: Arc::new(Bytes::Owned(bytes)), ty: ValueType::String, len, range }
-    }
-
-    /// Number of elements.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// Type of the elements.
-    pub fn element_type(&self) -> ValueType {
-        self.ty
-    }
-
-    fn bytes(&self) -> &[u8] {
-        &self.source.as_slice()[self.range.clone()]
-    }
-
-    /// The elements, in order.
-    pub fn iter(&self) -> impl Iterator<Item = Value> + '_ {
-        let numbers = self.ty.fixed_bytes().into_iter().flat_map(|n| self.bytes().chunks_exact(n));
-        let numbers = numbers.filter_map(|bytes| Value::fixed(self.ty, bytes));
-        numbers.chain(self.strings().map(|text| Value::String(String::from_utf8_lossy(text).into_owned())))
-    }
-
-    /// The elements of an array of strings as bytes, in order; nothing for other types.
-    pub fn strings(&self) -> impl Iterator<Item = &[u8]> + '_ {
-        let mut rest = if self.ty == ValueType::String { self.bytes() } else { &[] };
-        std::iter::from_fn(move || {
-            let (length, tail) = rest.split_first_chunk::<8>()?;
-            let (text, tail) = tail.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
-            rest = tail;
-            Some(text)
-        })
     }
 }
