@@ -176,6 +176,8 @@ pub(crate) struct CpuProgram {
     step: u64,
     ticket: u64,
     outputs: VecDeque<(u64, Outputs)>,
+    /// For each of them: whether its row was fed by a token that ended its chain.
+    done: VecDeque<Vec<bool>>,
     tickets: VecDeque<(u64, Vec<Sampled>)>,
 }
 
@@ -219,8 +221,16 @@ impl CpuProgram {
             step: 0,
             ticket: 0,
             outputs: VecDeque::new(),
+            done: VecDeque::new(),
             tickets: VecDeque::new(),
         })
+    }
+
+    /// Whether a row is fed by a token that ended its chain.
+    fn ended(&self, input: &Input) -> bool {
+        let Input::Sampled { ticket, row } = *input else { return false };
+        let found = self.tickets.iter().find(|(t, _)| *t == ticket).and_then(|(_, s)| s.get(row as usize));
+        found.is_some_and(|s| s.done)
     }
 
     /// The token ids of the step's rows, where they have one.
@@ -314,20 +324,25 @@ impl Program for CpuProgram {
         };
         self.step += 1;
         self.outputs.push_back((self.step, self.graph.outputs.iter().map(take).collect()));
+        self.done.push_back(
+            step.spans.iter().flat_map(|s| s.outputs.iter().map(|&r| self.ended(&s.inputs[r as usize]))).collect(),
+        );
         if self.outputs.len() > 2 {
             self.outputs.pop_front();
+            self.done.pop_front();
         }
         Ok(Rows { step: self.step, n: n as u32 })
     }
 
     fn sample(&mut self, rows: &Rows, requests: &[SampleRow]) -> Result<Ticket, DeviceError> {
         let gone = || DeviceError::Invalid(format!("outputs of step {} are gone", rows.step));
-        let (_, outputs) = self.outputs.iter().find(|(s, _)| *s == rows.step).ok_or_else(gone)?;
+        let at = self.outputs.iter().position(|(s, _)| *s == rows.step).ok_or_else(gone)?;
+        let (outputs, ended) = (&self.outputs[at].1, &self.done[at]);
         let (_, n, logits) = outputs.iter().find(|(o, _, _)| *o == Output::Logits).ok_or_else(gone)?;
         let draw = |request: &SampleRow| {
             let row = logits.get(request.row as usize * n..(request.row as usize + 1) * n).ok_or_else(gone)?;
             let id = sample(row, request);
-            Ok(Sampled { id, done: request.stop.contains(&id) })
+            Ok(Sampled { id, done: ended[request.row as usize] || request.stop.contains(&id) })
         };
         let tokens: Vec<Sampled> = requests.iter().map(draw).collect::<Result<_, DeviceError>>()?;
         self.ticket += 1;

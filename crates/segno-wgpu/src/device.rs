@@ -18,6 +18,8 @@ use crate::weights::{WgpuWeights, weight_bytes};
 pub struct WgpuOptions {
     /// Lets wgpu check every index and loop of a kernel: for tests.
     pub checked: bool,
+    /// Measures the time of each step on the device, for [`Program::profile`].
+    pub profile: bool,
     /// Bytes of the largest buffer that is made, below the adapter's own limit: for tests of splitting.
     pub max_binding_bytes: Option<u64>,
 }
@@ -40,6 +42,10 @@ impl WgpuDevice {
         if !adapter.features().contains(wgpu::Features::IMMEDIATES) {
             return Err(lacks("the driver has no immediates (push constants); update it, or use --device cpu".into()));
         }
+        let mut features = wgpu::Features::IMMEDIATES;
+        if options.profile {
+            features |= adapter.features() & wgpu::Features::TIMESTAMP_QUERY;
+        }
         let mut limits = adapter.limits();
         if let Some(most) = options.max_binding_bytes {
             limits.max_storage_buffer_binding_size = limits.max_storage_buffer_binding_size.min(most);
@@ -47,7 +53,7 @@ impl WgpuDevice {
         limits.max_immediate_size = limits.max_immediate_size.min(128);
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("segno"),
-            required_features: wgpu::Features::IMMEDIATES,
+            required_features: features,
             required_limits: limits,
             memory_hints: wgpu::MemoryHints::Performance,
             ..Default::default()

@@ -151,7 +151,8 @@ impl Gpu {
             let step = self.step_layout();
             let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
                 label: Some(variant.name),
-                bind_group_layouts: &[Some(&layout), Some(&step)],
+                // Copies belong to no step.
+                bind_group_layouts: &[Some(&layout), Some(&step)][..if variant.name == "copy" { 1 } else { 2 }],
                 immediate_size: param_bytes as u32,
             });
             let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {

@@ -89,6 +89,8 @@ struct Plan {
     /// Views for even and odd steps: outputs of two steps stay.
     views: [Vec<View>; 2],
     floats: usize,
+    /// Start and length of what a step of each parity writes.
+    written: [Vec<(usize, usize)>; 2],
     /// Start and length of every band of a guarded program.
     bands: Vec<(usize, usize)>,
 }
@@ -147,8 +149,10 @@ fn plan(graph: &Graph, limits: &ProgramLimits) -> Plan {
         bands.push((offset + len - band, band));
         views.iter_mut().for_each(|views| views.push(view(offset)));
     }
+    let mut written = [vec![(0, top)], vec![(0, top)]];
     for (i, len) in kept {
-        for views in &mut views {
+        for (views, written) in views.iter_mut().zip(&mut written) {
+            written.push((top, len));
             views[i].offset = top as u32;
             bands.push((top + len - band, band));
             top += len;
@@ -163,7 +167,7 @@ fn plan(graph: &Graph, limits: &ProgramLimits) -> Plan {
         }
     }
     bands.retain(|&(_, n)| n > 0);
-    Plan { views, floats: top, bands }
+    Plan { views, floats: top, written, bands }
 }
 
 /// Where the parts of a step's words begin.
@@ -382,6 +386,42 @@ pub(crate) struct WgpuProgram {
     /// Tickets on the device and their rows.
     tickets: VecDeque<(u64, usize)>,
     encode_time: Duration,
+    clock: Option<Clock>,
+}
+
+/// Time stamps of the last step's pass.
+struct Clock {
+    queries: wgpu::QuerySet,
+    stamps: wgpu::Buffer,
+}
+
+impl Clock {
+    /// A clock, if the device was opened with one.
+    fn new(gpu: &Gpu) -> Option<Clock> {
+        if !gpu.device.features().contains(wgpu::Features::TIMESTAMP_QUERY) {
+            return None;
+        }
+        let queries = gpu.device.create_query_set(&wgpu::QuerySetDescriptor {
+            label: Some("step"),
+            ty: wgpu::QueryType::Timestamp,
+            count: 2,
+        });
+        let stamps = gpu.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("stamps"),
+            size: 16,
+            usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
+            mapped_at_creation: false,
+        });
+        Some(Clock { queries, stamps })
+    }
+
+    /// Microseconds of the last step.
+    fn read(&self, gpu: &Arc<Gpu>) -> Option<f64> {
+        let bytes = gpu.read(&self.stamps, 0, 16).ok()?.wait(Duration::from_secs(60)).ok()?;
+        let stamp = |i: usize| Some(u64::from_le_bytes(bytes.get(i..i + 8)?.try_into().ok()?));
+        let ticks = stamp(8)?.saturating_sub(stamp(0)?);
+        Some(ticks as f64 * f64::from(gpu.queue.get_timestamp_period()) / 1000.0)
+    }
 }
 
 impl WgpuProgram {
@@ -435,6 +475,9 @@ impl WgpuProgram {
                 op::compile(&mut compile, &graph.nodes[node].op)?;
             }
         }
+        if limits.guard {
+            gpu.queue.write_buffer(&act, 0, bytemuck::cast_slice(&vec![f32::NAN; plan.floats]));
+        }
         let draw = match graph.n_vocab() {
             0 => None,
             n => {
@@ -472,6 +515,7 @@ impl WgpuProgram {
             steps: VecDeque::new(),
             tickets: VecDeque::new(),
             encode_time: Duration::ZERO,
+            clock: Clock::new(gpu),
         })
     }
 
@@ -555,10 +599,12 @@ impl WgpuProgram {
         Ok((words, fed))
     }
 
-    /// Fills all activations with NaN, for guarded programs.
-    fn poison(&self) {
-        let poison = vec![f32::NAN; self.plan.floats];
-        self.gpu.queue.write_buffer(&self.act, 0, bytemuck::cast_slice(&poison));
+    /// Fills what a step will write, and the bands, with NaN, for guarded programs.
+    fn poison(&self, parity: usize) {
+        for &(start, n) in &self.plan.written[parity] {
+            let poison = vec![f32::NAN; n];
+            self.gpu.queue.write_buffer(&self.act, 4 * start as u64, bytemuck::cast_slice(&poison));
+        }
     }
 
     /// Fails if a kernel wrote into a band.
@@ -593,11 +639,17 @@ impl Program for WgpuProgram {
         let (buffer, step_group) = &self.ring[self.step as usize % RING];
         self.gpu.queue.write_buffer(buffer, 0, bytemuck::cast_slice(&words));
         if self.limits.guard {
-            self.poison();
+            self.poison(parity);
         }
         let (n_rows, n_outputs, n_spans) = (step.n_rows() as u32, step.n_outputs() as u32, step.spans.len() as u32);
         self.gpu.record(|encoder| {
-            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+            let timestamp_writes = self.clock.as_ref().map(|clock| wgpu::ComputePassTimestampWrites {
+                query_set: &clock.queries,
+                beginning_of_pass_write_index: Some(0),
+                end_of_pass_write_index: Some(1),
+            });
+            let descriptor = wgpu::ComputePassDescriptor { label: Some("step"), timestamp_writes };
+            let mut pass = encoder.begin_compute_pass(&descriptor);
             pass.set_bind_group(1, step_group, &[]);
             let mut params = [0u8; crate::params::MAX_PARAM_BYTES];
             for d in &self.dispatches[parity] {
@@ -618,6 +670,10 @@ impl Program for WgpuProgram {
                 pass.set_bind_group(0, &d.group, &[]);
                 pass.set_immediates(0, params);
                 pass.dispatch_workgroups(x, y, z);
+            }
+            drop(pass);
+            if let Some(clock) = &self.clock {
+                encoder.resolve_query_set(&clock.queries, 0..2, &clock.stamps, 0);
             }
         });
         self.encode_time = begun.elapsed();
@@ -690,11 +746,10 @@ impl Program for WgpuProgram {
     }
 
     fn profile(&self) -> String {
-        format!(
-            "{} dispatches a step, {} us to encode the last",
-            self.dispatches[0].len(),
-            self.encode_time.as_micros()
-        )
+        let device = self.clock.as_ref().and_then(|clock| clock.read(&self.gpu));
+        let device = device.map_or(String::new(), |us| format!(", {us:.0} us on the device"));
+        let encode = self.encode_time.as_micros();
+        format!("{} dispatches a step; the last: {encode} us to encode{device}", self.dispatches[0].len())
     }
 }
 

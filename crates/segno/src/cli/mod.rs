@@ -1,5 +1,6 @@
 //! The command line.
 
+mod conformance;
 mod devices;
 mod inspect;
 mod logits;
@@ -35,6 +36,8 @@ enum Command {
     Logits(logits::LogitsArgs),
     /// List the devices that models can run on
     Devices(devices::DevicesArgs),
+    /// Compare every kernel of a device with the reference
+    Conformance(conformance::ConformanceArgs),
 }
 
 /// Where a model runs.
@@ -73,6 +76,7 @@ pub fn main() -> ExitCode {
         Some(Command::Inspect(args)) => inspect::run(args),
         Some(Command::Logits(args)) => logits::run(args),
         Some(Command::Devices(args)) => devices::run(args),
+        Some(Command::Conformance(args)) => conformance::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
