@@ -69,3 +69,27 @@ impl Encode<32> for BlockMxfp4 {
         BlockMxfp4 { e, qs: std::array::from_fn(|i| q(i) | q(i + 16) << 4) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_exponent_is_a_power_of_two() {
+        for e in 0..=255u8 {
+            assert_eq!(f64::from(power(e)), 2f64.powi(i32::from(e) - 128), "{e}");
+        }
+    }
+
+    #[test]
+    fn codes_are_the_nearest_and_ties_go_to_the_even_one() {
+        for d in [1.0, power(0), 0.25] {
+            for (q, &value) in grid::E2M1_DOUBLED.iter().enumerate().filter(|&(q, _)| q != 8) {
+                assert_eq!(code(f32::from(value) * d, d), q);
+            }
+        }
+        let ties = [0.5, 1.5, 2.5, 3.5, 5.0, 7.0, 10.0].map(|x| code(x, 1.0));
+        assert_eq!(ties, [0, 2, 2, 4, 4, 6, 6]);
+        assert_eq!([-0.5, -0.6, -100.0].map(|x| code(x, 1.0)), [0, 9, 15]);
+    }
+}

@@ -45,3 +45,21 @@ impl Block<64> for BlockNvfp4 {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_scale_is_half_of_the_float_that_it_says() {
+        for x in 0..=255u8 {
+            let (exponent, mantissa) = (i32::from(x >> 3 & 15), f64::from(x & 7) / 8.0);
+            let value = match x & 127 {
+                127 => 0.0,
+                0..8 => mantissa * 2f64.powi(-6),
+                _ => (1.0 + mantissa) * 2f64.powi(exponent - 7),
+            };
+            assert_eq!(f64::from(half_of_ue4m3(x)), value / 2.0, "{x}");
+        }
+    }
+}

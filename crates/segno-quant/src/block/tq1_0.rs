@@ -46,3 +46,18 @@ impl Block<256> for BlockTq1_0 {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_five_digits_come_back() {
+        for number in 0..243u32 {
+            // A fraction of 256, rounded up.
+            let byte = (number * 256).div_ceil(243) as u8;
+            let expected = [81, 27, 9, 3, 1].map(|power| (number / power % 3) as i8);
+            assert_eq!([0, 1, 2, 3, 4].map(|n| digit(byte, n)), expected, "{number}");
+        }
+    }
+}

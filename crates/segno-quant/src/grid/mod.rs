@@ -48,3 +48,33 @@ const fn unpack<const N: usize, const ENTRIES: usize>(
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// FNV-1a over all values, as bytes.
+    fn hash<T: bytemuck::NoUninit>(table: &[T]) -> u64 {
+        let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
+        bytemuck::cast_slice(table).iter().fold(0xcbf2_9ce4_8422_2325, step)
+    }
+
+    /// Fixtures reach a part of the entries only. The numbers were computed from the tables of the Python
+    /// package `gguf`.
+    #[test]
+    fn every_entry_is_that_of_the_format() {
+        assert_eq!(hash(&IQ2_XXS), 0xbb4e_e025_b5ac_6e8e);
+        assert_eq!(hash(&IQ2_XS), 0xc9b1_ee61_e799_09bd);
+        assert_eq!(hash(&IQ2_S), 0x123e_dd38_a3b6_2b90);
+        assert_eq!(hash(&IQ3_XXS), 0xdfa5_dc83_d6a1_55d5);
+        assert_eq!(hash(&IQ3_S), 0xfa37_020c_25b4_4829);
+        assert_eq!(hash(&IQ1), 0x6703_ed86_3501_ae2e);
+    }
+
+    #[test]
+    fn signs_have_an_even_number_of_minuses() {
+        for code in 0..128 {
+            assert_eq!((signs(code) & 127, signs(code).count_ones() % 2), (code, 0));
+        }
+    }
+}
