@@ -34,6 +34,11 @@ pub(crate) fn sum(n: usize) -> f64 {
     (n.min(8.0 * n.sqrt()) + 1.0) * U
 }
 
+/// How much of its worst case a sum of `n` independent errors reaches, by the same estimate.
+pub(crate) fn spread(n: usize) -> f64 {
+    (8.0 / (n as f64).sqrt()).min(1.0)
+}
+
 /// Relative error of `exp(x)`.
 pub(crate) fn exp_rel(x: f64) -> f64 {
     (3.0 + 2.0 * x.abs()) * ULP

@@ -3,6 +3,7 @@
 use segno_ir::{DeviceError, PAGE_TOKENS, SpanKind};
 
 use crate::case::Case;
+use crate::compare::stray_write;
 use crate::report::{Check, Sink};
 use crate::rig::{Outcome, Piece, Rig};
 
@@ -46,6 +47,15 @@ pub(crate) fn exact(
         let other = rig.run(&steps)?;
         let wrong = (0..case.sequences.len()).find_map(|i| difference(rig, whole, &other, i));
         sink.exact(check, required, wrong);
+        if check == Check::Cut {
+            let late = rig.run_two_under_way(&steps)?;
+            let wrong = (0..case.sequences.len()).find_map(|i| difference(rig, &other, &late, i));
+            sink.exact(Check::TwoUnderWay, true, wrong);
+        }
+    }
+    if !case.graph.states.is_empty() {
+        let (_, outcome) = rig.run_cancelled()?;
+        sink.exact(Check::Cancelled, true, stray_write(case, rig, &outcome, false));
     }
     if rig.layout().slot_floats > 0 {
         snapshots(case, rig, whole, sink)?;

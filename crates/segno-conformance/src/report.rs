@@ -24,12 +24,16 @@ pub enum Check {
     Together,
     /// A prefill span cut at multiples of 64, a decode span cut anywhere: equal bits.
     Cut,
+    /// Outputs that are read after the next step was issued are those of their own step.
+    TwoUnderWay,
     /// A prefill span cut anywhere: equal bits. Required on the CPU only.
     AnyCut,
     /// Prefill and decode: equal bits. Required on the CPU only.
     Kinds,
     /// A snapshot in mid-scan equals the final state of a span that ends there, bit for bit.
     Snapshot,
+    /// A step whose cancel flag is set leaves states that are read, and everybody else's, as they were.
+    Cancelled,
     /// The token that is drawn is the one that the definition draws.
     Draw,
     /// Slots and pages hold what was written or copied, in issue order.
@@ -46,9 +50,11 @@ impl Check {
             Check::Untouched => "nothing else is written",
             Check::Together => "together = alone",
             Check::Cut => "cut at 64 = uncut",
+            Check::TwoUnderWay => "two steps under way",
             Check::AnyCut => "cut anywhere = uncut",
             Check::Kinds => "prefill = decode",
             Check::Snapshot => "snapshot = final state",
+            Check::Cancelled => "cancelled steps do no harm",
             Check::Draw => "draws as defined",
             Check::Memory => "copies, reads, writes",
         }
@@ -290,7 +296,7 @@ impl Report {
         }
         let _ = writeln!(out, "(errors in units of their bound: up to 1 is right)\n");
         for t in self.exactness.iter() {
-            let _ = writeln!(out, "{:<12} {:<24} {}", t.op, t.check.title(), outcome(t));
+            let _ = writeln!(out, "{:<12} {:<26} {}", t.op, t.check.title(), outcome(t));
         }
         for f in &self.failures {
             let _ = writeln!(out, "\nFAILED {}\n  {}: {}", f.case, f.check.title(), f.message);

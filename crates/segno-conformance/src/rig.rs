@@ -1,12 +1,13 @@
 //! Runs a built case on a device: prepares slots and pages, issues steps, reads everything back.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::Duration;
 
 use segno_ir::op::attention::KvDims;
 use segno_ir::{
     Cancel, Device, DeviceError, Graph, KvType, Output, PAGE_TOKENS, PageId, PageTable, Pool, PoolPlan, Program,
-    ProgramLimits, SlotId, Span, SpanKind, StateId, StateLayout, Step, Support,
+    ProgramLimits, Rows, SlotId, Span, SpanKind, StateId, StateLayout, Step, Support,
 };
 
 use crate::case::{Before, Case, Sequence};
@@ -63,6 +64,8 @@ pub(crate) struct Outcome {
     pub from: Vec<Vec<f32>>,
     /// `[sequence][page]` of the first and only group; no entry without one.
     pub pages: Vec<Vec<Vec<u8>>>,
+    /// Slot 0.
+    pub zero: Vec<f32>,
     /// A slot that no span names.
     pub spare_slot: Vec<f32>,
     /// A page that no table names.
@@ -191,6 +194,12 @@ impl<'a> Rig<'a> {
         self.case.graph.states[state.0 as usize].recurrent_len()
     }
 
+    /// Indices of a slot's floats that are part of a state.
+    pub fn state_floats(&self) -> impl Iterator<Item = usize> {
+        let places = self.layout().recurrent.iter();
+        places.flat_map(|&(state, offset)| offset..offset + self.recurrent_len(state))
+    }
+
     /// Index of a sequence's first page.
     pub fn first_page(&self, sequence: usize) -> usize {
         self.places[sequence].first_page
@@ -271,46 +280,97 @@ impl<'a> Rig<'a> {
         }
     }
 
-    /// Runs steps from the case's beginning. A sequence's pieces follow each other in order.
+    /// Runs steps from the case's beginning, one by one. A sequence's pieces follow each other in order.
     pub fn run(&mut self, steps: &[Vec<Piece>]) -> Result<Outcome, DeviceError> {
+        self.run_steps(steps, 0)
+    }
+
+    /// As [`run`](Self::run), but a step's outputs are read after the next step was issued.
+    pub fn run_two_under_way(&mut self, steps: &[Vec<Piece>]) -> Result<Outcome, DeviceError> {
+        self.run_steps(steps, 1)
+    }
+
+    /// Runs steps; outputs are read once `late` more steps have been issued.
+    fn run_steps(&mut self, steps: &[Vec<Piece>], late: usize) -> Result<Outcome, DeviceError> {
         self.prepare()?;
         let n = self.case.sequences.len();
         let mut outputs = vec![vec![Vec::new(); n]; self.case.probes.len()];
         let mut done = vec![0; n];
         let mut snapped: Vec<Vec<bool>> = self.case.sequences.iter().map(|s| vec![false; s.snapshots.len()]).collect();
+        let mut issued = VecDeque::new();
         for pieces in steps {
-            let spans: Vec<Span> = pieces.iter().map(|piece| self.span(piece, done[piece.sequence])).collect();
+            let step = self.step(pieces, &done);
             for piece in pieces {
                 done[piece.sequence] += 1;
-                for (taken, after) in
-                    snapped[piece.sequence].iter_mut().zip(&self.case.sequences[piece.sequence].snapshots)
-                {
+                let marks = &self.case.sequences[piece.sequence].snapshots;
+                for (taken, after) in snapped[piece.sequence].iter_mut().zip(marks) {
                     *taken |= covers(piece, *after);
                 }
             }
-            let counts: Vec<u32> = spans.iter().map(|s| s.outputs.len() as u32).collect();
-            let rows = self.program.forward(&Step { spans, cancel: Cancel::new() })?;
+            let counts: Vec<u32> = step.spans.iter().map(|s| s.outputs.len() as u32).collect();
+            let rows = self.program.forward(&step)?;
             if rows.n != counts.iter().sum::<u32>() {
                 return Err(DeviceError::Invalid(format!("forward says {} rows, asked for {counts:?}", rows.n)));
             }
-            for (probe, outputs) in outputs.iter_mut().enumerate() {
-                let mut first = 0;
-                for (piece, &count) in pieces.iter().zip(&counts) {
-                    if count > 0 {
-                        let values =
-                            self.program.read(&rows, Output::Hidden(probe as u32), first, count).wait(PATIENCE)?;
-                        let expected = count as usize * self.case.graph.nodes[self.case.probes[probe].node].features;
-                        if values.len() != expected {
-                            let got = values.len();
-                            return Err(DeviceError::Invalid(format!("read gave {got} numbers, expected {expected}")));
-                        }
-                        outputs[piece.sequence].extend(values);
-                    }
-                    first += count;
-                }
+            issued.push_back((rows, pieces, counts));
+            if issued.len() > late
+                && let Some((rows, pieces, counts)) = issued.pop_front()
+            {
+                self.read(&rows, pieces, &counts, &mut outputs)?;
             }
         }
+        for (rows, pieces, counts) in issued {
+            self.read(&rows, pieces, &counts, &mut outputs)?;
+        }
         self.collect(outputs, &done, &snapped)
+    }
+
+    /// Issues the whole step with its cancel flag set. Whether the device saw it, and what it left behind.
+    pub fn run_cancelled(&mut self) -> Result<(bool, Outcome), DeviceError> {
+        self.prepare()?;
+        let n = self.case.sequences.len();
+        let step = self.step(&self.together()[0], &vec![0; n]);
+        step.cancel.cancel();
+        let seen = match self.program.forward(&step) {
+            Ok(_) => false,
+            Err(DeviceError::Cancelled) => true,
+            Err(error) => return Err(error),
+        };
+        let outputs = vec![vec![Vec::new(); n]; self.case.probes.len()];
+        let snapped: Vec<Vec<bool>> = self.case.sequences.iter().map(|s| vec![false; s.snapshots.len()]).collect();
+        Ok((seen, self.collect(outputs, &vec![0; n], &snapped)?))
+    }
+
+    /// The step of pieces, with how many pieces of each sequence were before.
+    fn step(&self, pieces: &[Piece], done: &[usize]) -> Step {
+        let spans = pieces.iter().map(|piece| self.span(piece, done[piece.sequence])).collect();
+        Step { spans, cancel: Cancel::new() }
+    }
+
+    /// Appends a step's outputs to those of its sequences.
+    fn read(
+        &mut self,
+        rows: &Rows,
+        pieces: &[Piece],
+        counts: &[u32],
+        outputs: &mut [Vec<Vec<f32>>],
+    ) -> Result<(), DeviceError> {
+        for (probe, outputs) in outputs.iter_mut().enumerate() {
+            let features = self.case.graph.nodes[self.case.probes[probe].node].features;
+            let mut first = 0;
+            for (piece, &count) in pieces.iter().zip(counts) {
+                if count > 0 {
+                    let values = self.program.read(rows, Output::Hidden(probe as u32), first, count).wait(PATIENCE)?;
+                    let (found, expected) = (values.len(), count as usize * features);
+                    if found != expected {
+                        return Err(DeviceError::Invalid(format!("read gave {found} numbers, expected {expected}")));
+                    }
+                    outputs[piece.sequence].extend(values);
+                }
+                first += count;
+            }
+        }
+        Ok(())
     }
 
     fn collect(
@@ -329,6 +389,7 @@ impl<'a> Rig<'a> {
             snapshots: Vec::new(),
             from: Vec::new(),
             pages: Vec::new(),
+            zero: slot(SlotId::ZERO)?,
             spare_slot: slot(self.spare_slot)?,
             spare_page: Vec::new(),
         };

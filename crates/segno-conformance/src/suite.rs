@@ -6,10 +6,10 @@ use fancy_regex::Regex;
 use segno_ir::{Device, DeviceError, DeviceKind};
 
 use crate::case::{self, Spec, Task};
-use crate::compare::{compare, untouched};
+use crate::compare::{compare, stray_write};
 use crate::exact::exact;
 use crate::random::Random;
-use crate::report::{DeviceFacts, Report, Sink};
+use crate::report::{Check, DeviceFacts, Report, Sink};
 use crate::rig::{Rig, Stop};
 
 /// A case that talks to the device itself.
@@ -106,7 +106,7 @@ fn run_case(device: &dyn Device, spec: &Spec, sink: &mut Sink) -> Result<(), Sto
     let mut rig = Rig::new(device, &case)?;
     let whole = rig.run(&rig.together())?;
     compare(device, &case, &rig, &whole, sink).map_err(|e| Stop::Failed(format!("the reference: {e}")))?;
-    untouched(&case, &rig, &whole, sink);
+    sink.exact(Check::Untouched, true, stray_write(&case, &rig, &whole, true));
     let cpu = device.describe().kind == DeviceKind::Cpu;
     Ok(exact(&case, &mut rig, &whole, cpu, sink)?)
 }

@@ -4,8 +4,8 @@
 //! ([`Trial::decode_errors`](super::Trial::decode_errors), 0 for float types) times the scale: one
 //! rounding, none if the scale is 1.
 
-use segno_ir::WeightId;
 use segno_ir::op::Embed;
+use segno_ir::{Input, WeightId};
 use segno_quant::TensorType;
 
 use super::{Batch, Cases, Errors, Setup};
@@ -29,14 +29,15 @@ pub(super) fn cases(out: &mut Cases) {
                     Ok(Embed { weight, features: n, scale }.into())
                 };
                 setup.finish(declare, move |trial, _| {
-                    // A row may be any token's: the largest error of the table at each feature.
                     let (w, decode) = (trial.weight(WeightId(0)), trial.decode_errors(WeightId(0)));
                     let round = if scale == 1.0 { 0.0 } else { U };
                     let tiny = if scale == 1.0 && ty.block_len() == 1 { 0.0 } else { TINY };
                     let error = |i: usize| scale as f64 * (decode[i] + round * w[i].abs()) + tiny;
-                    let at = |f: usize| (0..vocabulary).map(|id| error(id * n + f)).fold(0.0, f64::max);
-                    let row: Vec<f64> = (0..n).map(at).collect();
-                    Errors { y: row.repeat(trial.rows), states: Vec::new() }
+                    let row = |input: &Input| match *input {
+                        Input::Token(id) => (0..n).map(|f| error(id as usize * n + f)).collect(),
+                        _ => vec![0.0; n],
+                    };
+                    Errors { y: trial.given.iter().flat_map(row).collect(), states: Vec::new() }
                 })
             });
         }

@@ -184,6 +184,8 @@ pub(crate) struct Trial<'a> {
     pub weights: &'a [Vec<f64>],
     /// Their types.
     pub types: &'a [TensorType],
+    /// The span's rows, as given.
+    pub given: &'a [Input],
     /// The op's inputs, `[rows, features]` flat.
     pub inputs: &'a [Vec<f64>],
     /// The op's state before the span (with the span's own entries, where the op only reads it).

@@ -7,6 +7,7 @@
 
 use segno_ir::op::RmsNorm;
 use segno_ir::{Builder, WeightId};
+use segno_quant::TensorType;
 
 use super::build::optional;
 use super::{Batch, Cases, Errors, Setup, Trial};
@@ -28,7 +29,39 @@ pub(super) fn norm_errors(trial: &Trial<'_>, group: usize, factor: f64, eps: f32
     Errors { y, states: Vec::new() }
 }
 
+fn add(
+    out: &mut Cases,
+    ty: TensorType,
+    n: usize,
+    group: usize,
+    elements: usize,
+    eps: f32,
+    values: Values,
+    batch: &'static str,
+) {
+    let params = format!("n={n},group={group},w={elements},eps={eps:e},x={values},batch={batch}");
+    out.add(ty.name(), params, move |rng| {
+        let mut setup = Setup::new(rng, &[n], &Batch::parse(batch)).values(values);
+        if elements > 0 {
+            match ty {
+            TensorType::F32 => setup.vector("w", &[elements], |rng, _| 1.0 + 0.5 * rng.normal()),
+            _ => setup.weight("w", ty, &[elements], 1.0),
+        }
+        }
+        let declare = move |b: &mut Builder<'_>, _| {
+            Ok(RmsNorm { group, weight: optional(b, "w", &[elements])?, eps }.into())
+        };
+        setup.finish(declare, move |trial, _| {
+            let weight = (elements > 0).then(|| trial.weight(WeightId(0)));
+            norm_errors(trial, group, 1.0 / group as f64, eps, weight)
+        })
+    });
+}
+
 pub(super) fn cases(out: &mut Cases) {
+    for ty in [TensorType::F16, TensorType::BF16] {
+        add(out, ty, 96, 32, 32, 1e-6, Values::Normal, "p3+d1@2");
+    }
     // Elements of the weight: those of a group, those of a row, none.
     for (n, group, elements, eps, values, batch) in [
         (1, 1, 1, 1e-6, Values::Normal, "d1+p3"),
@@ -44,19 +77,6 @@ pub(super) fn cases(out: &mut Cases) {
         (2048, 256, 256, 1e-5, Values::Normal, "p2+d1@77"),
         (5120, 5120, 5120, 1e-6, Values::Outlier, "d1+p2"),
     ] {
-        let params = format!("n={n},group={group},w={elements},eps={eps:e},x={values},batch={batch}");
-        out.add("F32", params, move |rng| {
-            let mut setup = Setup::new(rng, &[n], &Batch::parse(batch)).values(values);
-            if elements > 0 {
-                setup.vector("w", &[elements], |rng, _| 1.0 + 0.5 * rng.normal());
-            }
-            let declare = move |b: &mut Builder<'_>, _| {
-                Ok(RmsNorm { group, weight: optional(b, "w", &[elements])?, eps }.into())
-            };
-            setup.finish(declare, move |trial, _| {
-                let weight = (elements > 0).then(|| trial.weight(WeightId(0)));
-                norm_errors(trial, group, 1.0 / group as f64, eps, weight)
-            })
-        });
+        add(out, TensorType::F32, n, group, elements, eps, values, batch);
     }
 }

@@ -36,7 +36,7 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(device: &dyn Device, graph: &Graph, source: MemorySource, rows: usize) -> Result<Self, DeviceError> {
+    fn new(device: &dyn Device, graph: &Graph, source: MemorySource, rows: usize, draws: usize) -> Result<Self, DeviceError> {
         for node in &graph.nodes {
             if let Support::No(reason) = device.supports(&node.op, &graph.weights) {
                 let device = device.describe().name.clone();
@@ -46,7 +46,7 @@ impl Bench {
         let layout = StateLayout::new(graph, KvType::F32, KvType::F32);
         let weights = device.weights(Arc::new(source), graph)?;
         let pool = device.pool(&PoolPlan { layout, slots: 5, pages: Vec::new() })?;
-        let limits = ProgramLimits { max_rows: rows, max_spans: 2, max_outputs: rows, max_context: 4096, guard: true };
+        let limits = ProgramLimits { max_rows: rows, max_spans: 2, max_outputs: draws, max_context: 4096, guard: true };
         Ok(Bench { program: device.compile(graph, &weights, &pool, &limits)?, position: 0, steps: 0 })
     }
 
@@ -133,7 +133,7 @@ fn draws(device: &dyn Device, rng: &mut Random, sink: &mut Sink, case: &Draws) -
     let Draws { n_vocab, rows, values, ref params, per_row } = *case;
     let source = MemorySource::default();
     let graph = row_graph(n_vocab, &source).map_err(invalid)?;
-    let mut bench = Bench::new(device, &graph, source, rows)?;
+    let mut bench = Bench::new(device, &graph, source, rows, rows * per_row)?;
     let mut logits = Vec::new();
     for row in 0..rows {
         let mut values_of_row = vec![0.0; n_vocab];
@@ -185,7 +185,7 @@ fn chain(device: &dyn Device, rng: &mut Random, sink: &mut Sink, n_vocab: usize)
     let bytes = encode_float(TensorType::F32, &table).unwrap_or_default();
     source.add("w", TensorType::F32, &[n_vocab, n_vocab], &bytes);
     let graph = token_graph(n_vocab, &source).map_err(invalid)?;
-    let mut bench = Bench::new(device, &graph, source, 2)?;
+    let mut bench = Bench::new(device, &graph, source, 2, 2)?;
     let mut expected = [0, n_vocab / 2];
     let mut inputs = expected.map(|id| Input::Token(id as u32));
     let mut under_way: VecDeque<(Pending<Vec<Sampled>>, [usize; 2], usize)> = VecDeque::new();

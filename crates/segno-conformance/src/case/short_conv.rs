@@ -7,6 +7,7 @@
 use segno_ir::op::ShortConv;
 use segno_ir::reference::RefState;
 use segno_ir::{Builder, WeightId};
+use segno_quant::TensorType;
 
 use super::build::{declare_state, optional};
 use super::{Batch, Cases, Errors, Setup, Trial};
@@ -40,22 +41,23 @@ fn errors(trial: &Trial<'_>, kernel: usize, bias: bool, silu: bool) -> Errors {
 }
 
 pub(super) fn cases(out: &mut Cases) {
-    for (channels, kernel, bias, silu, copies, values, batch) in [
-        (1, 2, false, false, 1, Values::Normal, "p1+d1@1"),
-        (3, 4, true, true, 1, Values::Normal, "p2!1+d1@2+p3!1!2!3+d1"),
-        (33, 4, false, true, 1, Values::Normal, "p65!1!64!65?odd+d1@64+d2@3!1"),
-        (64, 3, true, false, 2, Values::Mixed, "p5+d1@70+p1"),
-        (127, 4, false, true, 2, Values::Outlier, "p33!2!32+d1@1+d1@2"),
-        (257, 4, true, true, 1, Values::Scaled(100.0), "p3+d1@4"),
-        (65, 7, false, false, 3, Values::Normal, "p4!1!3+p9!6+d1@9"),
-        (512, 4, false, true, 1, Values::Scaled(1e-6), "p7+d1@5+d1"),
-        (96, 4, false, true, 1, Values::Normal, "p257!64!100!128!192!256?last+d1@257"),
+    for (ty, channels, kernel, bias, silu, copies, values, batch) in [
+        (TensorType::F32, 1, 2, false, false, 1, Values::Normal, "p1+d1@1"),
+        (TensorType::F32, 3, 4, true, true, 1, Values::Normal, "p2!1+d1@2+p3!1!2!3+d1"),
+        (TensorType::F32, 33, 4, false, true, 1, Values::Normal, "p65!1!64!65?odd+d1@64+d2@3!1"),
+        (TensorType::F32, 64, 3, true, false, 2, Values::Mixed, "p5+d1@70+p1"),
+        (TensorType::F32, 127, 4, false, true, 2, Values::Outlier, "p33!2!32+d1@1+d1@2"),
+        (TensorType::F32, 257, 4, true, true, 1, Values::Scaled(100.0), "p3+d1@4"),
+        (TensorType::F32, 65, 7, false, false, 3, Values::Normal, "p4!1!3+p9!6+d1@9"),
+        (TensorType::F32, 512, 4, false, true, 1, Values::Scaled(1e-6), "p7+d1@5+d1"),
+        (TensorType::F16, 48, 4, false, true, 1, Values::Normal, "p5+d1@3"),
+        (TensorType::F32, 96, 4, false, true, 1, Values::Normal, "p257!64!100!128!192!256?last+d1@257"),
     ] {
         let (b, s) = (bias as u8, silu as u8);
         let params = format!("channels={channels},k={kernel},bias={b},silu={s},copies={copies},x={values},batch={batch}");
-        out.add("F32", params, move |rng| {
+        out.add(ty.name(), params, move |rng| {
             let mut setup = Setup::new(rng, &[channels], &Batch::parse(batch)).values(values).copies(copies);
-            setup.vector("w", &[kernel, channels], |rng, _| rng.normal() * 0.5);
+            setup.weight("w", ty, &[kernel, channels], 0.5);
             if bias {
                 setup.vector("b", &[channels], |rng, _| rng.normal());
             }

@@ -1,0 +1,31 @@
+//! The whole suite on the software Vulkan adapter (lavapipe), with and without wgpu's own checks of
+//! indices. Without that adapter the tests fail: no machine that runs them is without a CPU.
+
+use segno_conformance::{Filter, run};
+use segno_ir::DeviceKind;
+use segno_wgpu::{WgpuDevice, WgpuOptions, adapters};
+
+fn passes(options: &WgpuOptions) -> Result<(), Box<dyn std::error::Error>> {
+    let found = adapters();
+    let names: Vec<&str> = found.iter().map(|a| a.name.as_str()).collect();
+    let software = found.iter().find(|a| a.kind == DeviceKind::Software);
+    let software = software.ok_or_else(|| {
+        format!("no software Vulkan adapter; on Debian: apt-get install mesa-vulkan-drivers (found: {names:?})")
+    })?;
+    let device = WgpuDevice::new(software, options)?;
+    let report = run(&device, &Filter::all(), &mut |_| {});
+    println!("{}", report.text());
+    assert!(!report.failed(), "{} failures, listed above", report.failures.len());
+    assert!(report.unsupported.is_empty(), "it runs everything");
+    Ok(())
+}
+
+#[test]
+fn software_vulkan_is_right() -> Result<(), Box<dyn std::error::Error>> {
+    passes(&WgpuOptions::default())
+}
+
+#[test]
+fn software_vulkan_is_right_with_checked_indices() -> Result<(), Box<dyn std::error::Error>> {
+    passes(&WgpuOptions { checked: true, ..WgpuOptions::default() })
+}
