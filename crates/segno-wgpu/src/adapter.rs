@@ -26,15 +26,25 @@ fn backend_name(backend: wgpu::Backend) -> Option<&'static str> {
     }
 }
 
+const BACKENDS: wgpu::Backends =
+    wgpu::Backends::VULKAN.union(wgpu::Backends::METAL).union(wgpu::Backends::DX12);
+
+/// The process's instance. It is never given back: that would unload the driver, and some drivers leave
+/// destructors behind in threads that outlive it (seen on an H200 as a crash when the engine's thread ended).
+fn instance() -> &'static wgpu::Instance {
+    static INSTANCE: std::sync::OnceLock<wgpu::Instance> = std::sync::OnceLock::new();
+    INSTANCE.get_or_init(|| {
+        let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+        descriptor.backends = BACKENDS;
+        // Validation of indirect calls costs a dispatch each; nothing here makes any.
+        descriptor.flags = wgpu::InstanceFlags::empty();
+        wgpu::Instance::new(descriptor)
+    })
+}
+
 /// All adapters that can run kernels: discrete GPUs first, software last.
 pub fn adapters() -> Vec<AdapterChoice> {
-    let backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
-    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
-    descriptor.backends = backends;
-    // Validation of indirect calls costs a dispatch each; nothing here makes any.
-    descriptor.flags = wgpu::InstanceFlags::empty();
-    let instance = wgpu::Instance::new(descriptor);
-    let found = pollster::block_on(instance.enumerate_adapters(backends));
+    let found = pollster::block_on(instance().enumerate_adapters(BACKENDS));
     let mut counts = std::collections::HashMap::new();
     let mut list: Vec<AdapterChoice> = found
         .into_iter()
