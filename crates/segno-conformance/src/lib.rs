@@ -1,12 +1,12 @@
 //! The proof that a device's kernels are right: cases for every op, type and device.
 //!
-//! A case is a graph of one op over random weights, states and rows. It runs on a [`Device`] through
-//! the same traits as a model, with guard bands on, and is compared with the op's f64 reference:
+//! A case is a graph of one op over random weights, states and rows. It runs on a device through the
+//! same traits as a model, with guard bands on, and is compared with the op's f64 reference:
 //!
-//! - **tight**: with the reference given the device's own rounding of inputs
-//!   ([`Device::round_input`], and keys and values as the pages hold them). What is left is the
-//!   error of f32 arithmetic, and its bound is derived from the length of the reductions and from
-//!   the magnitudes that the reference meets.
+//! - **tight**: with the reference given the device's own rounding of inputs (its
+//!   [`round_input`](segno_ir::Device::round_input), and keys and values as the pages hold them).
+//!   What is left is the error of f32 arithmetic, and its bound is derived from the length of the
+//!   reductions and from the magnitudes that the reference meets.
 //! - **stated**: with the reference given the inputs as they were. The bound adds what the formats
 //!   may round away (8-bit activations beside block weights, f16 pages), whatever the device says
 //!   of itself.

@@ -48,6 +48,16 @@ fn wrong_outputs_are_found_in_every_op() -> Result<(), Box<dyn std::error::Error
 }
 
 #[test]
+fn nearly_every_case_finds_a_small_error() -> Result<(), Box<dyn std::error::Error>> {
+    // What is left are tangents of tiny numbers, whose bound is absolute.
+    let report = with_fault(Fault::UniformError, "^(?!sample|copy|(embed|linear)/(?!F32|Q4_K|Q8_0))")?;
+    for row in &report.matrix {
+        assert!(row.failed * 100 >= row.cases * 85, "{} {}: {} of {}", row.op, row.ty, row.failed, row.cases);
+    }
+    Ok(())
+}
+
+#[test]
 fn every_case_finds_a_nan() -> Result<(), Box<dyn std::error::Error>> {
     let report = with_fault(Fault::Nan, "^(linear|attention|delta_rule|activate)/")?;
     let failed: usize = report.matrix.iter().map(|r| r.failed).sum();

@@ -5,7 +5,7 @@ use segno_conformance::{Filter, run};
 use segno_ir::DeviceKind;
 use segno_wgpu::{WgpuDevice, WgpuOptions, adapters};
 
-fn passes(options: &WgpuOptions) -> Result<(), Box<dyn std::error::Error>> {
+fn passes(options: &WgpuOptions, filter: &Filter) -> Result<(), Box<dyn std::error::Error>> {
     let found = adapters();
     let names: Vec<&str> = found.iter().map(|a| a.name.as_str()).collect();
     let software = found.iter().find(|a| a.kind == DeviceKind::Software);
@@ -13,7 +13,7 @@ fn passes(options: &WgpuOptions) -> Result<(), Box<dyn std::error::Error>> {
         format!("no software Vulkan adapter; on Debian: apt-get install mesa-vulkan-drivers (found: {names:?})")
     })?;
     let device = WgpuDevice::new(software, options)?;
-    let report = run(&device, &Filter::all(), &mut |_| {});
+    let report = run(&device, filter, &mut |_| {});
     println!("{}", report.text());
     assert!(!report.failed(), "{} failures, listed above", report.failures.len());
     assert!(report.unsupported.is_empty(), "it runs everything");
@@ -22,10 +22,17 @@ fn passes(options: &WgpuOptions) -> Result<(), Box<dyn std::error::Error>> {
 
 #[test]
 fn software_vulkan_is_right() -> Result<(), Box<dyn std::error::Error>> {
-    passes(&WgpuOptions::default())
+    passes(&WgpuOptions::default(), &Filter::all())
 }
 
 #[test]
 fn software_vulkan_is_right_with_checked_indices() -> Result<(), Box<dyn std::error::Error>> {
-    passes(&WgpuOptions { checked: true, ..WgpuOptions::default() })
+    passes(&WgpuOptions { checked: true, ..WgpuOptions::default() }, &Filter::all())
+}
+
+#[test]
+fn tensors_beyond_the_largest_binding_are_right() -> Result<(), Box<dyn std::error::Error>> {
+    // A table of 1024 x 257 f32 takes a little more.
+    let options = WgpuOptions { max_binding_bytes: Some(1 << 20), ..WgpuOptions::default() };
+    passes(&options, &Filter::new("^(linear|embed)/F32/")?)
 }

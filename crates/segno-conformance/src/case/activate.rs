@@ -41,7 +41,8 @@ fn error(f: Activation, at: &[f64]) -> f64 {
         let (g, up) = (x.min(limit), at[1].clamp(-limit, limit));
         let s = alpha * g;
         let relative = sigmoid_rel(s) + s.abs() * (1.0 - sigmoid(s)) * U + 3.0 * U;
-        return (g * sigmoid(s)).abs() * ((up + 1.0).abs() * relative + U * (up.abs() + 1.0)) + TINY * (1.0 + g.abs()) * (2.0 + up.abs());
+        return (g * sigmoid(s)).abs() * ((up + 1.0).abs() * relative + U * (up.abs() + 1.0))
+            + TINY * (1.0 + g.abs()) * (2.0 + up.abs());
     }
     match at.get(1) {
         Some(up) => function_error(f, x) * up.abs() + f.apply(x, Some(*up)).abs() * U + TINY,

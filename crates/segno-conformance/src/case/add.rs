@@ -11,10 +11,7 @@ pub(super) fn cases(out: &mut Cases) {
     each_elementwise(out, "", |out, params, n, batch, values| {
         out.add("F32", params, move |rng| {
             let setup = Setup::new(rng, &[n, n], &batch).values(values);
-            setup.finish(
-                |_, _| Ok(Add.into()),
-                |trial, _| elementwise(trial, |at, _| (at[0] + at[1]).abs() * U + TINY),
-            )
+            setup.finish(|_, _| Ok(Add.into()), |trial, _| elementwise(trial, |at, _| (at[0] + at[1]).abs() * U + TINY))
         });
     });
 }

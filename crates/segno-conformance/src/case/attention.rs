@@ -139,7 +139,8 @@ fn errors(trial: &Trial<'_>, comparison: Comparison, sizes: &Sizes, scale: f64) 
                     let value = v[(j * heads_kv + head_kv) * d_v + i];
                     let p = weight(z) / total;
                     result += p * value;
-                    error += p * (value.abs() * (relative(z, e) + sum(n)) + rounds(j, value, kv.1)) + TINY * value.abs();
+                    error +=
+                        p * (value.abs() * (relative(z, e) + sum(n)) + rounds(j, value, kv.1)) + TINY * value.abs();
                 }
                 y[(r * heads + h) * d_v + i] = error + result.abs() * denominator + TINY;
             }
@@ -187,7 +188,9 @@ fn add(out: &mut Cases, sizes: Sizes) {
             Ok(Attention { state, n_head: heads, scale, sinks: optional(b, "sinks", &[heads])?, soft_cap }.into())
         };
         let takes = move |copy: usize| if shared && copy > 0 { 3..4 } else { 0..3 };
-        setup.finish_with_inputs(declare, takes, move |trial, comparison| errors(trial, comparison, &sizes, scale as f64))
+        setup.finish_with_inputs(declare, takes, move |trial, comparison| {
+            errors(trial, comparison, &sizes, scale as f64)
+        })
     });
 }
 
@@ -205,9 +208,17 @@ pub(super) fn cases(out: &mut Cases) {
             add(out, Sizes { kv, d_k: 32, d_v: 32, batch, ..PLAIN });
         }
         // Ratios and sizes of heads.
-        for (heads, heads_kv, d_k, d_v) in
-            [(1, 1, 16, 16), (2, 1, 64, 64), (6, 2, 80, 80), (8, 1, 128, 128), (3, 3, 96, 96), (2, 2, 256, 256), (4, 1, 192, 128), (2, 1, 64, 128), (5, 1, 40, 40)]
-        {
+        for (heads, heads_kv, d_k, d_v) in [
+            (1, 1, 16, 16),
+            (2, 1, 64, 64),
+            (6, 2, 80, 80),
+            (8, 1, 128, 128),
+            (3, 3, 96, 96),
+            (2, 2, 256, 256),
+            (4, 1, 192, 128),
+            (2, 1, 64, 128),
+            (5, 1, 40, 40),
+        ] {
             add(out, Sizes { kv, heads, heads_kv, d_k, d_v, batch: "p5@60+d1@130+d1", ..PLAIN });
         }
         // Windows: shorter than a page, at its borders, longer; the ring has wrapped (table.first > 0).

@@ -5,7 +5,9 @@
 use std::sync::Arc;
 
 use segno_ir::op::{Attention, ShortConv};
-use segno_ir::{Builder, Device, DeviceError, GraphError, KvType, PageId, Pool, PoolPlan, SlotId, StateDecl, StateLayout};
+use segno_ir::{
+    Builder, Device, DeviceError, GraphError, KvType, PageId, Pool, PoolPlan, SlotId, StateDecl, StateLayout,
+};
 use segno_ir::{Graph, Output, op};
 use segno_quant::TensorType;
 
@@ -50,8 +52,15 @@ struct Mirror {
 }
 
 impl Mirror {
-    fn new(device: &dyn Device, rng: &mut Random, channels: usize, d: u32, kv: (KvType, KvType)) -> Result<Self, DeviceError> {
-        let graph = graph(channels, d).map_err(|e| DeviceError::Invalid(format!("the case could not be built: {e}")))?;
+    fn new(
+        device: &dyn Device,
+        rng: &mut Random,
+        channels: usize,
+        d: u32,
+        kv: (KvType, KvType),
+    ) -> Result<Self, DeviceError> {
+        let graph =
+            graph(channels, d).map_err(|e| DeviceError::Invalid(format!("the case could not be built: {e}")))?;
         let layout = StateLayout::new(&graph, kv.0, kv.1);
         let pool = device.pool(&PoolPlan { slots: SLOTS, pages: vec![PAGES; layout.groups.len()], layout })?;
         let mut mirror = Mirror { pool, graph, slots: Vec::new(), pages: Vec::new() };
@@ -108,7 +117,14 @@ fn random_page(rng: &mut Random, bytes: usize, kv: (KvType, KvType)) -> Vec<u8> 
 }
 
 /// What is written is read, by slot and by page; slot 0 is zero; a read returns the bytes as of its issue.
-fn reads(device: &dyn Device, rng: &mut Random, sink: &mut Sink, channels: usize, d: u32, kv: (KvType, KvType)) -> Result<(), DeviceError> {
+fn reads(
+    device: &dyn Device,
+    rng: &mut Random,
+    sink: &mut Sink,
+    channels: usize,
+    d: u32,
+    kv: (KvType, KvType),
+) -> Result<(), DeviceError> {
     let mut mirror = Mirror::new(device, rng, channels, d, kv)?;
     sink.exact(Check::Memory, true, mirror.difference()?);
     let before = (mirror.pool.read_slot(SlotId(3)), mirror.pool.read_page(0, PageId(2)));
@@ -126,7 +142,14 @@ fn reads(device: &dyn Device, rng: &mut Random, sink: &mut Sink, channels: usize
 }
 
 /// Copies of slots: from slot 0, several pairs at once, one source twice.
-fn copies_slots(device: &dyn Device, rng: &mut Random, sink: &mut Sink, channels: usize, d: u32, kv: (KvType, KvType)) -> Result<(), DeviceError> {
+fn copies_slots(
+    device: &dyn Device,
+    rng: &mut Random,
+    sink: &mut Sink,
+    channels: usize,
+    d: u32,
+    kv: (KvType, KvType),
+) -> Result<(), DeviceError> {
     let mut mirror = Mirror::new(device, rng, channels, d, kv)?;
     for pairs in [&[(5, 1)][..], &[(0, 2), (7, 4), (7, 3)], &[(SLOTS - 1, 6)], &[]] {
         let ids: Vec<(SlotId, SlotId)> = pairs.iter().map(|&(a, b)| (SlotId(a), SlotId(b))).collect();
@@ -145,7 +168,14 @@ fn copies_slots(device: &dyn Device, rng: &mut Random, sink: &mut Sink, channels
 }
 
 /// Copies of pages: the first entries of every member; what lies behind them in the copy is not looked at.
-fn copies_pages(device: &dyn Device, rng: &mut Random, sink: &mut Sink, d: u32, kv: (KvType, KvType), tokens: u32) -> Result<(), DeviceError> {
+fn copies_pages(
+    device: &dyn Device,
+    rng: &mut Random,
+    sink: &mut Sink,
+    d: u32,
+    kv: (KvType, KvType),
+    tokens: u32,
+) -> Result<(), DeviceError> {
     let mut mirror = Mirror::new(device, rng, 2 * d as usize, d, kv)?;
     let mut wrong = None;
     for group in 0..mirror.pages.len() {
@@ -158,8 +188,14 @@ fn copies_pages(device: &dyn Device, rng: &mut Random, sink: &mut Sink, d: u32, 
                 for ((offset, size), ty) in [(member.k, kv.0), (member.v, kv.1)] {
                     let range = offset..offset + tokens as usize * size;
                     if got[range.clone()] != want[range.clone()] && wrong.is_none() {
-                        let at = decode(&got[range.clone()], ty).iter().zip(decode(&want[range], ty)).position(|(a, b)| *a != b);
-                        wrong = Some(format!("group {group}, state {}, {to:?}: number {at:?} was not copied", member.state.0));
+                        let at = decode(&got[range.clone()], ty)
+                            .iter()
+                            .zip(decode(&want[range], ty))
+                            .position(|(a, b)| *a != b);
+                        wrong = Some(format!(
+                            "group {group}, state {}, {to:?}: number {at:?} was not copied",
+                            member.state.0
+                        ));
                     }
                 }
             }

@@ -13,7 +13,7 @@
 //! - the update: `U (|delta| |k| + |S|)`.
 //!
 //! The last two are roundings of independent sign: their squares are added up (as in
-//! [`sum`](crate::bound::sum), whose lambda they carry). The result is read by `q`:
+//! [`sum`], whose lambda they carry). The result is read by `q`:
 //! `|scale| (error |q| + sum(d_k) sum |S q|) + 2 U |y|`.
 //! A chunked form multiplies the same matrices in another order and has to meet the same bound.
 
@@ -139,7 +139,8 @@ fn add(out: &mut Cases, sizes: Sizes) {
         Decays::Extremes => "extremes".into(),
     };
     let params = format!(
-        "heads={heads_k}/{heads_v},d={d_k}/{d_v},{map_name},{decay_name},g={range},beta={beta},v={values:e},copies={copies},batch={batch}"
+        "heads={heads_k}/{heads_v},d={d_k}/{d_v},{map_name},{decay_name},g={range},beta={beta},\
+         v={values:e},copies={copies},batch={batch}"
     );
     out.add("F32", params, move |rng| {
         let n_decay = if decay == Decay::Head { heads_v } else { heads_v * d_k };
@@ -170,8 +171,7 @@ fn add(out: &mut Cases, sizes: Sizes) {
             decay,
             scale: 1.0 / (d_k as f32).sqrt(),
         };
-        let declare =
-            move |b: &mut Builder<'_>, copy| Ok(op(declare_state(b, copy, &[heads_v, d_v, d_k])).into());
+        let declare = move |b: &mut Builder<'_>, copy| Ok(op(declare_state(b, copy, &[heads_v, d_v, d_k])).into());
         setup.finish(declare, move |trial, _| errors(trial, &op(segno_ir::StateId(0))))
     });
 }
@@ -200,12 +200,9 @@ pub(super) fn cases(out: &mut Cases) {
         ] {
             add(out, Sizes { heads_k, heads_v, d_k, d_v, map, decay, batch: "p9!4+d1@9+d1@2", ..PLAIN });
         }
-        for decays in [
-            Decays::Between(-1e-6, 0.0),
-            Decays::Between(-60.0, -20.0),
-            Decays::Between(-0.01, 0.0),
-            Decays::Extremes,
-        ] {
+        for decays in
+            [Decays::Between(-1e-6, 0.0), Decays::Between(-60.0, -20.0), Decays::Between(-0.01, 0.0), Decays::Extremes]
+        {
             add(out, Sizes { decay, decays, batch: "p66!64?odd+d1@66", ..PLAIN });
         }
         add(out, Sizes { decay, decays: Decays::Extremes, beta: 2.0, batch: "p66!64?odd+d1@66", ..PLAIN });

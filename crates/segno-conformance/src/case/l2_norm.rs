@@ -23,7 +23,10 @@ pub(super) fn cases(out: &mut Cases) {
         let params = format!("n={n},group={group},eps={eps:e},x={values},batch={batch}");
         out.add("F32", params, move |rng| {
             let setup = Setup::new(rng, &[n], &Batch::parse(batch)).values(values);
-            setup.finish(|_, _| Ok(L2Norm { group, eps }.into()), move |trial, _| norm_errors(trial, group, 1.0, eps, None))
+            setup.finish(
+                |_, _| Ok(L2Norm { group, eps }.into()),
+                move |trial, _| norm_errors(trial, group, 1.0, eps, None),
+            )
         });
     }
 }

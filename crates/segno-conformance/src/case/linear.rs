@@ -56,7 +56,8 @@ fn errors(trial: &Trial<'_>, comparison: Comparison, has_bias: bool) -> Errors {
             }
             let bias = if has_bias { trial.weight(WeightId(1))[o] } else { 0.0 };
             // Rounded inputs make the sum's own error larger in the same proportion.
-            y.push((sum(n_in) + 2.0 * U) * (magnitude + error) + error + U * ((total + bias).abs() + bias.abs()) + TINY * n_in as f64);
+            let accumulated = (sum(n_in) + 2.0 * U) * (magnitude + error) + TINY * n_in as f64;
+            y.push(accumulated + error + U * ((total + bias).abs() + bias.abs()));
         }
     }
     Errors { y, states: Vec::new() }

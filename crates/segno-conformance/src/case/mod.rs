@@ -3,8 +3,26 @@
 //! A case is a graph of one op: `embed` takes given rows, `slice` cuts the op's inputs out of them
 //! (at odd offsets), the op, `select_rows`. Its step is ragged; see [`Batch`] for how it is written.
 
+mod activate;
+mod add;
+mod attention;
 mod batch;
 mod build;
+mod copy;
+mod delta_rule;
+mod embed;
+mod l2_norm;
+mod linear;
+mod mul;
+mod rms_norm;
+mod rope;
+mod sample;
+mod scale;
+mod select_rows;
+mod short_conv;
+mod slice;
+mod soft_cap;
+mod softplus;
 
 use segno_ir::{Graph, GraphError, Input, KvType, SpanKind};
 use segno_quant::TensorType;
@@ -19,16 +37,14 @@ use crate::random::{Random, Values};
 use crate::suite::Direct;
 use crate::weight::MemorySource;
 
-macro_rules! cases {
+macro_rules! table {
     ($($module:ident,)*) => {
-        $(mod $module;)*
-
         /// Every file's name and cases.
         const TABLE: &[(&str, fn(&mut Cases))] = &[$((stringify!($module), $module::cases),)*];
     };
 }
 
-cases! {
+table! {
     embed,
     linear,
     rms_norm,

@@ -44,13 +44,12 @@ fn add(
         let mut setup = Setup::new(rng, &[n], &Batch::parse(batch)).values(values);
         if elements > 0 {
             match ty {
-            TensorType::F32 => setup.vector("w", &[elements], |rng, _| 1.0 + 0.5 * rng.normal()),
-            _ => setup.weight("w", ty, &[elements], 1.0),
+                TensorType::F32 => setup.vector("w", &[elements], |rng, _| 1.0 + 0.5 * rng.normal()),
+                _ => setup.weight("w", ty, &[elements], 1.0),
+            }
         }
-        }
-        let declare = move |b: &mut Builder<'_>, _| {
-            Ok(RmsNorm { group, weight: optional(b, "w", &[elements])?, eps }.into())
-        };
+        let declare =
+            move |b: &mut Builder<'_>, _| Ok(RmsNorm { group, weight: optional(b, "w", &[elements])?, eps }.into());
         setup.finish(declare, move |trial, _| {
             let weight = (elements > 0).then(|| trial.weight(WeightId(0)));
             norm_errors(trial, group, 1.0 / group as f64, eps, weight)

@@ -47,8 +47,10 @@ pub(super) fn cases(out: &mut Cases) {
             };
             let features = heads * head_dim;
             let params = format!(
-                "{name},heads={heads},dim={head_dim},rot={n_rot},base={base:e},scale={freq_scale},yarn={},magnitude={magnitude},factors={},x={values},batch={batch}",
-                yarn.is_some() as u8, factors as u8,
+                "{name},heads={heads},dim={head_dim},rot={n_rot},base={base:e},scale={freq_scale},\
+                 yarn={},magnitude={magnitude},factors={},x={values},batch={batch}",
+                yarn.is_some() as u8,
+                factors as u8,
             );
             out.add("F32", params, move |rng| {
                 let op = Rope { head_dim, n_rot, pairing, base, freq_scale, yarn, magnitude, factors: None };

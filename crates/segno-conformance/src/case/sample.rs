@@ -15,7 +15,8 @@ use segno_ir::device::Sampled;
 use segno_ir::op::{Embed, SelectRows};
 use segno_ir::sample::{gumbel, sample, threshold};
 use segno_ir::{
-    Builder, Cancel, Device, DeviceError, Graph, GraphError, Input, KvType, Output, Pending, PoolPlan, Program, ProgramLimits, Rows, SampleParams, SampleRow, SlotId, Span, SpanKind, StateLayout, Step, Support,
+    Builder, Cancel, Device, DeviceError, Graph, GraphError, Input, KvType, Output, Pending, PoolPlan, Program,
+    ProgramLimits, Rows, SampleParams, SampleRow, SlotId, Span, SpanKind, StateLayout, Step, Support,
 };
 use segno_quant::TensorType;
 
@@ -36,7 +37,13 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(device: &dyn Device, graph: &Graph, source: MemorySource, rows: usize, draws: usize) -> Result<Self, DeviceError> {
+    fn new(
+        device: &dyn Device,
+        graph: &Graph,
+        source: MemorySource,
+        rows: usize,
+        draws: usize,
+    ) -> Result<Self, DeviceError> {
         for node in &graph.nodes {
             if let Support::No(reason) = device.supports(&node.op, &graph.weights) {
                 let device = device.describe().name.clone();
@@ -158,13 +165,15 @@ fn draws(device: &dyn Device, rng: &mut Random, sink: &mut Sink, case: &Draws) -
         requests.push(SampleRow { row, params: params.clone(), position, bias, stop: vec![i as u32 % n_vocab as u32] });
     }
     let tokens = bench.program.sample(&issued, &requests)?.tokens.wait(PATIENCE)?;
-    let mut wrong = (tokens.len() != requests.len()).then(|| format!("{} tokens for {} requests", tokens.len(), requests.len()));
+    let mut wrong =
+        (tokens.len() != requests.len()).then(|| format!("{} tokens for {} requests", tokens.len(), requests.len()));
     for (i, (token, request)) in tokens.iter().zip(&requests).enumerate() {
         if let Err(message) = may_be_drawn(&logits[request.row as usize], request, token.id) {
             wrong = wrong.or(Some(format!("request {i}: {message}")));
         }
         if token.done != request.stop.contains(&token.id) {
-            wrong = wrong.or(Some(format!("request {i}: done is {}, drew {} with {:?}", token.done, token.id, request.stop)));
+            wrong = wrong
+                .or(Some(format!("request {i}: done is {}, drew {} with {:?}", token.done, token.id, request.stop)));
         }
     }
     sink.exact(Check::Draw, true, wrong);
@@ -211,7 +220,8 @@ fn chain(device: &dyn Device, rng: &mut Random, sink: &mut Sink, n_vocab: usize)
                 let ended = row == 0 && step > 1;
                 if token.done != done || (!ended && token.id as usize != expected[row]) {
                     let right = expected[row];
-                    wrong = wrong.or(Some(format!("step {step}, chain {row}: {token:?}, expected {right} and done {done}")));
+                    wrong = wrong
+                        .or(Some(format!("step {step}, chain {row}: {token:?}, expected {right} and done {done}")));
                 }
             }
         }

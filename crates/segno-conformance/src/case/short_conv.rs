@@ -32,7 +32,9 @@ fn errors(trial: &Trial<'_>, kernel: usize, bias: bool, silu: bool) -> Errors {
             }
             let mut error = (sum(kernel) + 2.0 * U) * magnitude + TINY * kernel as f64;
             if silu {
-                error = 1.1 * error + (total * sigmoid(total)).abs() * (sigmoid_rel(total) + U) + TINY * (1.0 + total.abs());
+                error = 1.1 * error
+                    + (total * sigmoid(total)).abs() * (sigmoid_rel(total) + U)
+                    + TINY * (1.0 + total.abs());
             }
             y.push(error);
         }
@@ -54,7 +56,8 @@ pub(super) fn cases(out: &mut Cases) {
         (TensorType::F32, 96, 4, false, true, 1, Values::Normal, "p257!64!100!128!192!256?last+d1@257"),
     ] {
         let (b, s) = (bias as u8, silu as u8);
-        let params = format!("channels={channels},k={kernel},bias={b},silu={s},copies={copies},x={values},batch={batch}");
+        let params =
+            format!("channels={channels},k={kernel},bias={b},silu={s},copies={copies},x={values},batch={batch}");
         out.add(ty.name(), params, move |rng| {
             let mut setup = Setup::new(rng, &[channels], &Batch::parse(batch)).values(values).copies(copies);
             setup.weight("w", ty, &[kernel, channels], 0.5);

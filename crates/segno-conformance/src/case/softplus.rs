@@ -55,7 +55,9 @@ pub(super) fn cases(out: &mut Cases) {
         let what = format!("bias={},factor={}", bias as u8, factor as u8);
         match bias == factor {
             true => each_elementwise(out, &what, add),
-            false => add(out, format!("{what},n=31,x=normal,batch=p3+d1@2"), 31, Batch::parse("p3+d1@2"), Values::Normal),
+            false => {
+                add(out, format!("{what},n=31,x=normal,batch=p3+d1@2"), 31, Batch::parse("p3+d1@2"), Values::Normal)
+            }
         }
     }
 }

@@ -18,6 +18,8 @@ pub enum Fault {
     OffByOneRow,
     /// The last element of every read is 0.1 % too large.
     RelativeError,
+    /// Every element is 0.1 % too large.
+    UniformError,
     /// One element of every read is NaN.
     Nan,
     /// The last bit of a read depends on how many spans the step has.
@@ -265,6 +267,7 @@ impl Program for BrokenProgram {
         let last = values.len() - 1;
         match self.fault {
             Fault::RelativeError => values[last] *= 1.001,
+            Fault::UniformError => values.iter_mut().for_each(|v| *v *= 1.001),
             Fault::Nan => values[last / 2] = f32::NAN,
             Fault::BatchDependent if self.spans > 1 => values[0] = nudge(values[0]),
             Fault::CutDependent if self.longest > 40 => values[last] = nudge(values[last]),
