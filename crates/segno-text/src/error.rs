@@ -111,4 +111,10 @@ pub enum TemplateError {
         /// The limit, see [`crate::template::MAX_STEPS`].
         limit: u64,
     },
+    /// The template engine itself failed.
+    #[error("the template engine failed on this chat template: {reason}")]
+    Engine {
+        /// Its last words.
+        reason: String,
+    },
 }

@@ -157,6 +157,11 @@ pub(crate) struct Interner {
 }
 
 impl Interner {
+    /// With room for `n` strings.
+    fn with_capacity(n: usize) -> Self {
+        Self { index: HashTable::with_capacity(n), ..Self::default() }
+    }
+
     pub(crate) fn get(&self, id: u32) -> Option<&[u8]> {
         self.arena.get(id as usize)
     }
@@ -205,12 +210,16 @@ impl Vocab {
                 return Err(TextError::LengthMismatch { list, found, tokens: n });
             }
         }
-        let mut texts = Interner::default();
+        let mut texts = Interner::with_capacity(n);
         let mut max_len = 0;
+        let mut placeholder;
         for (id, text) in tokens.iter().enumerate() {
-            // Files pad with empty strings; each needs a text of its own.
-            let placeholder = format!("[EMPTY_{id}]");
-            let text = if text.is_empty() { placeholder.as_bytes() } else { text.as_slice() };
+            let mut text = text.as_slice();
+            if text.is_empty() {
+                // Files pad with empty strings; each needs a text of its own.
+                placeholder = format!("[EMPTY_{id}]");
+                text = placeholder.as_bytes();
+            }
             max_len = max_len.max(text.len());
             texts.insert(text).map_err(|first| TextError::DuplicateToken {
                 text: String::from_utf8_lossy(text).into_owned(),

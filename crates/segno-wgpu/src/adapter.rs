@@ -26,8 +26,7 @@ fn backend_name(backend: wgpu::Backend) -> Option<&'static str> {
     }
 }
 
-const BACKENDS: wgpu::Backends =
-    wgpu::Backends::VULKAN.union(wgpu::Backends::METAL).union(wgpu::Backends::DX12);
+const BACKENDS: wgpu::Backends = wgpu::Backends::VULKAN.union(wgpu::Backends::METAL).union(wgpu::Backends::DX12);
 
 /// The process's instance. It is never given back: that would unload the driver, and some drivers leave
 /// destructors behind in threads that outlive it (seen on an H200 as a crash when the engine's thread ended).

@@ -44,7 +44,7 @@ impl Shapes {
         };
         let render = |messages: &[Message], kwargs: Json| {
             let values: Vec<_> = messages.iter().map(Message::to_value).collect();
-            template.render_values(&values, &options(kwargs), true).unwrap_or_default()
+            template.render_values(&values, &options(kwargs), true).map(|(text, _)| text).unwrap_or_default()
         };
         let user = |content: Json| Message { content, ..Message::new("user", "") };
         let text = render(&[user(json!(PROBE))], json!({}));

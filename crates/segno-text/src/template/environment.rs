@@ -4,10 +4,10 @@ use std::fmt;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::ValueKind;
-use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, UndefinedBehavior, Value};
 use minijinja_contrib::pycompat;
 
-use super::{MAX_STEPS, python};
+use super::{MAX_STEPS, guard, python};
 
 /// What `raise_exception` was called with, carried as the cause of the engine's error.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ pub(super) fn new() -> Environment<'static> {
     environment.set_recursion_limit(RECURSION_LIMIT);
     environment.set_formatter(python::write_value);
     environment.set_unknown_method_callback(|state, value, method, args| {
-        match python::extra_method(value, method, args)? {
+        match python::extra_method(state, value, method, args)? {
             Some(result) => Ok(result),
             None => pycompat::unknown_method_callback(state, value, method, args),
         }
@@ -43,6 +43,11 @@ pub(super) fn new() -> Environment<'static> {
     environment.add_filter("tojson", python::tojson);
     environment.add_filter("string", python::string);
     environment.add_function("raise_exception", raise_exception);
+    environment.remove_global("debug");
+    environment.add_filter(guard::FLAT, python::pay_flat);
+    environment.add_filter(guard::LENGTH, python::pay_length);
+    environment.add_filter(guard::TEXT, python::pay_text);
+    environment.add_filter(guard::SCALAR, python::refuse_list);
     // Jinja2 asks whether a value has a length and can be indexed; strings and dicts do, too.
     environment.add_test("sequence", |value: &Value| {
         matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::String)
@@ -57,8 +62,8 @@ pub(super) fn new() -> Environment<'static> {
 /// for a thread with a small stack.
 const RECURSION_LIMIT: usize = 300;
 
-fn raise_exception(message: Value) -> Result<Value, Error> {
-    let message = message.to_string();
+fn raise_exception(state: &State<'_, '_>, message: &Value) -> Result<Value, Error> {
+    let message = python::to_text(state, message)?;
     Err(Error::new(ErrorKind::InvalidOperation, message.clone()).with_source(Raised(message)))
 }
 

@@ -1,16 +1,18 @@
 //! Chat templates: a conversation becomes the text a model was trained on.
 //!
 //! Templates are Jinja as Hugging Face's transformers runs it, here in minijinja with the differences levelled
-//! ([`python`]). A template comes out of a downloaded file, so it is treated as hostile: its source, the work it
+//! (`python.rs`). A template comes out of a downloaded file, so it is treated as hostile: its source, the work it
 //! does, the memory it takes and the text it writes are bounded, and every failure is a [`TemplateError`].
 
 mod adapt;
 mod builtin;
 mod environment;
+mod guard;
 mod python;
 
 use std::cell::Cell;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use minijinja::{Environment, ErrorKind, Value};
 use serde::{Deserialize, Serialize};
@@ -22,14 +24,17 @@ use crate::error::TemplateError;
 use adapt::Shapes;
 
 /// Longest accepted template source in bytes. The longest published one has about 30,000.
-pub const MAX_SOURCE_BYTES: usize = 1 << 20;
+pub const MAX_SOURCE_BYTES: usize = 256 << 10;
 
 /// Longest text a template may write, in bytes.
 pub const MAX_OUTPUT_BYTES: usize = 16 << 20;
 
 /// Steps a rendering may take, in minijinja's unit: an instruction, or 64 bytes of data made. Also bounds what a
-/// template can allocate, to 256 MB. A conversation of 1,000 messages takes about 100,000.
-pub const MAX_STEPS: u64 = 4_000_000;
+/// template can allocate, to 128 MB.
+pub const MAX_STEPS: u64 = 2_000_000;
+
+/// Steps of each small conversation that is rendered to learn what a template understands.
+const PROBE_STEPS: u64 = 200_000;
 
 /// Borders are looked for at the ends of this many last messages. Each costs one rendering, and those of earlier
 /// messages were found when they were the last.
@@ -108,12 +113,19 @@ impl ChatTemplate {
             return Err(TemplateError::SourceTooLarge { bytes: source.len(), limit: MAX_SOURCE_BYTES });
         }
         let mut environment = environment::new();
-        environment
-            .add_template_owned(NAME, environment::neutralise_generation_tags(source))
-            .map_err(|error| template_error(&error))?;
+        let neutral = environment::neutralise_generation_tags(source);
+        let guarded = guard::guard(&neutral)
+            .map_err(|too_complex| TemplateError::Syntax { line: too_complex.line, reason: too_complex.reason })?;
+        contained(|| {
+            // Read as it is first: errors then show the author's own words.
+            environment.template_from_str(&neutral).map_err(|error| template_error(&error))?;
+            environment.add_template_owned(NAME, guarded).map_err(|error| template_error(&error))
+        })?;
         let mut template =
             Self { environment, source: source.into(), bos: bos.into(), eos: eos.into(), shapes: Shapes::default() };
+        template.environment.set_fuel(Some(PROBE_STEPS));
         template.shapes = Shapes::probe(&template);
+        template.environment.set_fuel(Some(MAX_STEPS));
         Ok(template)
     }
 
@@ -140,16 +152,25 @@ impl ChatTemplate {
     /// The template refused the conversation, failed, or passed a bound. The error names the line.
     pub fn render(&self, messages: &[Message], options: &RenderOptions) -> Result<Rendered, TemplateError> {
         let messages: Vec<Value> = messages.iter().map(|message| self.shapes.adapt(message).to_value()).collect();
-        let text = self.render_values(&messages, options, options.add_generation_prompt)?;
+        let (text, steps) = self.render_values(&messages, options, options.add_generation_prompt)?;
         let mut borders = Vec::new();
+        let mut spent = 0;
         for end in (1..=messages.len()).rev().take(MAX_BORDERS) {
+            // Looking for borders must not cost a multiple of what the longest rendering may.
+            if spent + steps > MAX_STEPS {
+                break;
+            }
             // Templates may refuse a conversation that ends here, or write its last message otherwise than in the
             // middle; then the place is no border.
-            let Ok(head) = self.render_values(&messages[..end], options, false) else {
-                continue;
-            };
-            if !head.is_empty() && text.starts_with(&head) {
-                borders.push(head.len());
+            match self.render_values(&messages[..end], options, false) {
+                Ok((head, steps)) => {
+                    spent += steps;
+                    if !head.is_empty() && text.starts_with(&head) {
+                        borders.push(head.len());
+                    }
+                }
+                Err(TemplateError::OutOfSteps { .. }) => break,
+                Err(_) => spent += steps,
             }
         }
         borders.sort_unstable();
@@ -157,12 +178,13 @@ impl ChatTemplate {
         Ok(Rendered { text, borders })
     }
 
+    /// The text, and the steps it took.
     fn render_values(
         &self,
         messages: &[Value],
         options: &RenderOptions,
         add_generation_prompt: bool,
-    ) -> Result<String, TemplateError> {
+    ) -> Result<(String, u64), TemplateError> {
         let mut context: Vec<(String, Value)> = vec![
             ("messages".into(), Value::from(messages.to_vec())),
             ("add_generation_prompt".into(), Value::from(add_generation_prompt)),
@@ -176,19 +198,35 @@ impl ChatTemplate {
         }
         let now = options.now;
         context.push(("strftime_now".into(), Value::from_function(move |pattern: &str| now.format(pattern))));
-        let template = self.environment.get_template(NAME).map_err(|error| template_error(&error))?;
-        let full = Cell::new(false);
-        let mut writer = Bounded { text: Vec::new(), full: &full };
-        let result = template.render_captured_to(Value::from_pairs(context), &mut writer);
-        if full.get() {
-            return Err(TemplateError::OutputTooLarge { limit: MAX_OUTPUT_BYTES });
-        }
-        if let Err(error) = result {
-            return Err(template_error(&error));
-        }
-        // The engine writes strings only.
-        Ok(String::from_utf8_lossy(&writer.text).into_owned())
+        contained(|| {
+            let template = self.environment.get_template(NAME).map_err(|error| template_error(&error))?;
+            let full = Cell::new(false);
+            let mut writer = Bounded { text: Vec::new(), full: &full };
+            let result = template.render_captured_to(Value::from_pairs(context), &mut writer);
+            if full.get() {
+                return Err(TemplateError::OutputTooLarge { limit: MAX_OUTPUT_BYTES });
+            }
+            let steps = match &result {
+                Ok(captured) => captured.state().fuel_levels().map_or(0, |(consumed, _)| consumed),
+                Err(error) => return Err(template_error(error)),
+            };
+            drop(result);
+            // The engine writes strings only.
+            Ok((String::from_utf8_lossy(&writer.text).into_owned(), steps))
+        })
     }
+}
+
+/// Runs the engine. Should it panic on some template, that becomes an error: nothing it left behind is used again.
+fn contained<T>(run: impl FnOnce() -> Result<T, TemplateError>) -> Result<T, TemplateError> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let reason = panic
+            .downcast_ref::<String>()
+            .cloned()
+            .or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string()))
+            .unwrap_or_default();
+        Err(TemplateError::Engine { reason })
+    })
 }
 
 /// Collects output up to the limit.

@@ -30,6 +30,9 @@ pub(super) fn from_fields<'a>(fields: impl Iterator<Item = (&'a String, &'a serd
 /// Values nested deeper than this are not printed: conversations nest a handful of levels.
 const MAX_DEPTH: usize = 100;
 
+/// What one entry of a map costs beside its key and value: a look-up and some allocations.
+const ENTRY_STEPS: u64 = 4;
+
 fn too_deep() -> Error {
     Error::new(ErrorKind::InvalidOperation, format!("the value is nested deeper than {MAX_DEPTH} levels"))
 }
@@ -42,8 +45,7 @@ pub(super) fn write_value(out: &mut Output<'_>, state: &mut State<'_, '_>, value
             return minijinja::escape_formatter(out, state, value);
         }
         _ => {
-            let text = to_text(value)?;
-            state.consume_fuel(text.len() as u64 / 64)?;
+            let text = to_text(state, value)?;
             out.write_str(&text)
         }
     };
@@ -51,28 +53,89 @@ pub(super) fn write_value(out: &mut Output<'_>, state: &mut State<'_, '_>, value
 }
 
 /// The `string` filter, in Python's spelling.
-pub(super) fn string(value: &Value) -> Result<Value, Error> {
+pub(super) fn string(state: &State<'_, '_>, value: &Value) -> Result<Value, Error> {
     match value.kind() {
         ValueKind::String => Ok(value.clone()),
-        _ => Ok(Value::from(to_text(value)?)),
+        _ => Ok(Value::from(to_text(state, value)?)),
     }
 }
 
-fn to_text(value: &Value) -> Result<String, Error> {
+/// Pays while it writes: a small value can be long as text, since lists may hold the same list many times over.
+pub(super) fn to_text(state: &State<'_, '_>, value: &Value) -> Result<String, Error> {
     let mut text = String::new();
     match value.kind() {
         ValueKind::Undefined => {}
         ValueKind::String => text.push_str(value.as_str().unwrap_or_default()),
-        _ => repr(value, &mut text, 0)?,
+        _ => repr(state, value, &mut text, 0)?,
     }
     Ok(text)
 }
 
+/// Pays for a value as it would be printed, and gives it back.
+pub(super) fn pay_flat(state: &State<'_, '_>, value: &Value) -> Result<Value, Error> {
+    fn pay(state: &State<'_, '_>, value: &Value, depth: usize) -> Result<(), Error> {
+        if depth > MAX_DEPTH {
+            return Err(too_deep());
+        }
+        match value.kind() {
+            ValueKind::String => state.consume_fuel(1 + value.as_str().map_or(0, str::len) as u64 / 64),
+            ValueKind::Seq | ValueKind::Iterable => {
+                state.consume_fuel(1)?;
+                value.try_iter()?.try_for_each(|item| pay(state, &item, depth + 1))
+            }
+            ValueKind::Map => {
+                state.consume_fuel(1)?;
+                for key in value.try_iter()? {
+                    state.consume_fuel(ENTRY_STEPS)?;
+                    pay(state, &key, depth + 1)?;
+                    pay(state, &value.get_item(&key)?, depth + 1)?;
+                }
+                Ok(())
+            }
+            _ => state.consume_fuel(1),
+        }
+    }
+    if matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable | ValueKind::Map) {
+        pay(state, value, 0)?;
+    }
+    Ok(value.clone())
+}
+
+/// Pays for the items of a list, and gives it back.
+pub(super) fn pay_length(state: &State<'_, '_>, value: &Value) -> Result<Value, Error> {
+    if matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable) {
+        let Some(items) = value.len() else {
+            return Err(Error::new(ErrorKind::InvalidOperation, "only lists of known length can be joined"));
+        };
+        state.consume_fuel(1 + items as u64)?;
+    }
+    Ok(value.clone())
+}
+
+/// Pays for going through a text once, and gives it back.
+pub(super) fn pay_text(state: &State<'_, '_>, value: &Value) -> Result<Value, Error> {
+    if let Some(text) = value.as_str() {
+        state.consume_fuel(text.len() as u64 / 64)?;
+    }
+    Ok(value.clone())
+}
+
+/// Gives back anything but lists.
+pub(super) fn refuse_list(value: &Value) -> Result<Value, Error> {
+    match value.kind() {
+        ValueKind::Seq | ValueKind::Iterable => {
+            Err(Error::new(ErrorKind::InvalidOperation, "lists cannot be repeated in chat templates"))
+        }
+        _ => Ok(value.clone()),
+    }
+}
+
 /// Python's `repr`.
-fn repr(value: &Value, out: &mut String, depth: usize) -> Result<(), Error> {
+fn repr(state: &State<'_, '_>, value: &Value, out: &mut String, depth: usize) -> Result<(), Error> {
     if depth > MAX_DEPTH {
         return Err(too_deep());
     }
+    state.consume_fuel(1 + value.as_str().map_or(0, str::len) as u64 / 64)?;
     match value.kind() {
         ValueKind::Undefined => out.push_str("Undefined"),
         ValueKind::None => out.push_str("None"),
@@ -87,7 +150,7 @@ fn repr(value: &Value, out: &mut String, depth: usize) -> Result<(), Error> {
                 if index > 0 {
                     out.push_str(", ");
                 }
-                repr(&item, out, depth + 1)?;
+                repr(state, &item, out, depth + 1)?;
             }
             out.push(']');
         }
@@ -97,9 +160,10 @@ fn repr(value: &Value, out: &mut String, depth: usize) -> Result<(), Error> {
                 if index > 0 {
                     out.push_str(", ");
                 }
-                repr(&key, out, depth + 1)?;
+                state.consume_fuel(ENTRY_STEPS)?;
+                repr(state, &key, out, depth + 1)?;
                 out.push_str(": ");
-                repr(&value.get_item(&key)?, out, depth + 1)?;
+                repr(state, &value.get_item(&key)?, out, depth + 1)?;
             }
             out.push('}');
         }
@@ -260,6 +324,7 @@ impl Json {
                     keys.sort();
                 }
                 for key in keys {
+                    state.consume_fuel(ENTRY_STEPS)?;
                     self.separate(&mut empty, out, depth + 1);
                     match key.kind() {
                         ValueKind::String => self.string(key.as_str().unwrap_or_default(), out),
@@ -341,8 +406,14 @@ impl Json {
     }
 }
 
-/// Methods of Python that `pycompat` lacks and that do not change the value they are called on.
-pub(super) fn extra_method(value: &Value, method: &str, args: &[Value]) -> Result<Option<Value>, Error> {
+/// Methods of Python that `pycompat` lacks and that do not change the value they are called on. Pays for `format`
+/// in advance, whose widths and repeated fields can ask for any amount of memory.
+pub(super) fn extra_method(
+    state: &State<'_, '_>,
+    value: &Value,
+    method: &str,
+    args: &[Value],
+) -> Result<Option<Value>, Error> {
     let Some(text) = value.as_str() else {
         return Ok(None);
     };
@@ -354,6 +425,25 @@ pub(super) fn extra_method(value: &Value, method: &str, args: &[Value]) -> Resul
         "removesuffix" => {
             let (suffix,): (&str,) = from_args(args)?;
             text.strip_suffix(suffix)
+        }
+        "format" => {
+            let mut longest = 0;
+            for arg in args {
+                let len = match arg.as_str() {
+                    Some(text) => text.len(),
+                    None => to_text(state, arg)?.len(),
+                };
+                longest = len.max(longest);
+            }
+            let fields = text.bytes().filter(|&byte| byte == b'{').count();
+            let widths = text
+                .split(|c: char| !c.is_ascii_digit())
+                .filter(|digits| !digits.is_empty())
+                .map(|digits| digits.parse::<u64>().unwrap_or(u64::MAX))
+                .fold(0, u64::saturating_add);
+            let bytes = widths.saturating_add((fields as u64).saturating_mul(longest as u64));
+            state.consume_fuel(bytes / 64)?;
+            return Ok(None);
         }
         _ => return Ok(None),
     };

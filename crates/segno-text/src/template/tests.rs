@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
 use serde_json::json;
 
 use super::*;
@@ -154,6 +156,21 @@ fn hostile_templates_are_stopped() {
     assert!(matches!(fail(wide), TemplateError::OutputTooLarge { .. }), "{}", fail(wide));
     let doubled = "{% set ns = namespace(x='y') %}{% for a in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}";
     assert!(matches!(fail(doubled), TemplateError::OutOfSteps { .. }));
+    for greedy in [
+        "{{ '{:>999999999}'.format(1) }}",
+        "{{ '%999999999d'|format(1) }}",
+        "{{ ('{0}' * 10000).format('y' * 1000000) }}",
+        "{{ ('y' * 10000).replace('y', 'z' * 1000000) }}",
+        "{{ ('y' * 100000)|replace('y', 'z' * 100000) }}",
+        "{{ 'x'|indent(999999999, true) }}",
+        "{{ 'x' * 999999999 }}",
+        "{{ (('y' * 100000) * 100)|list|join('z' * 100000) }}",
+    ] {
+        let start = std::time::Instant::now();
+        let error = fail(greedy);
+        assert!(matches!(error, TemplateError::OutOfSteps { .. }), "{greedy}: {error}");
+        assert!(start.elapsed().as_secs() < 10, "{greedy}");
+    }
     for deep in [
         "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
         "{% macro f(x) %}{{ f([x]) }}{% endmacro %}{{ f(1) }}",
@@ -172,6 +189,178 @@ fn hostile_templates_are_stopped() {
             let _ = template.render(&[], &RenderOptions::default());
         }
     }
+}
+
+/// What the engine does for free is paid for: small values that are long when printed, joined or hashed.
+#[test]
+fn templates_pay_for_lists() {
+    let doubled = "{% set ns = namespace(x=['y']) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}";
+    let mapped =
+        "{% set ns = namespace(x=1) %}{% for i in range(60) %}{% set ns.x = {'a': ns.x, 'b': ns.x} %}{% endfor %}";
+    let joined = "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}";
+    let long = "{% set ns = namespace(x='y' * 10000000) %}{% for i in range(100000) %}{{ ns.x[-1] }}{% endfor %}";
+    let uses = [
+        "ns.x",
+        "ns.x|tojson",
+        "ns.x|string",
+        "ns.x ~ ''",
+        "ns.x|upper",
+        "[ns.x]|map('upper')|list",
+        "'a'|replace('a', ns.x)",
+        "'%s'|format(ns.x)",
+        "'{}'.format(ns.x)",
+        "[ns.x]|join",
+        "','.join([ns.x])",
+        "ns.x in 'abc'",
+        "{ns.x: 1}",
+        "messages[0][ns.x]",
+        "ns.x is startingwith('a')",
+        "'a' is startingwith(ns.x)",
+        "[ns.x]|select('in', 'abc')|list",
+        "raise_exception(ns.x)",
+        "ns.x == [ns.x] ~ ''",
+    ];
+    for (source, uses) in [(doubled, &uses[..]), (mapped, &uses), (joined, &uses[..1]), (long, &uses[..1])] {
+        for expression in uses {
+            let source = format!("{source}{{{{ {expression} }}}}");
+            let start = std::time::Instant::now();
+            let error = fail(&source);
+            assert!(matches!(error, TemplateError::OutOfSteps { .. }), "{source}: {error}");
+            assert!(start.elapsed().as_secs() < 20, "{source}");
+        }
+    }
+    assert!(fail("{{ [1] * 99999999 }}").to_string().contains("repeated"));
+}
+
+/// The guards change no result.
+#[test]
+fn guarded_templates_render_as_unguarded_ones() {
+    let messages = [Message::new("user", "U"), Message::new("assistant", "A,b")];
+    let values: Vec<Value> = messages.iter().map(Message::to_value).collect();
+    let render = |source: &str, guarded: bool| {
+        let mut environment = environment::new();
+        let source = if guarded { guard::guard(source).unwrap() } else { source.into() };
+        environment.add_template_owned(NAME, source)?;
+        let context = Value::from_pairs([("messages", Value::from(values.clone())), ("n", Value::from(2))]);
+        environment.get_template(NAME)?.render(context)
+    };
+    let atoms = prop_oneof![
+        Just("messages"),
+        Just("messages[1].content"),
+        Just("m.role"),
+        Just("loop.index"),
+        Just("'x'"),
+        Just("'a b'"),
+        Just("n"),
+        Just("3"),
+        Just("none"),
+        Just("[1, 'a']"),
+        Just("{'k': n}"),
+        Just("missing"),
+        Just("(n)"),
+    ]
+    .prop_map(String::from);
+    let expression = atoms.prop_recursive(4, 24, 3, |inner| {
+        let pair = (inner.clone(), inner.clone());
+        let filters = prop_oneof![
+            Just("upper"),
+            Just("tojson"),
+            Just("length"),
+            Just("list"),
+            Just("first"),
+            Just("replace('a', 'b')"),
+            Just("join(', ')"),
+            Just("string"),
+            Just("default('d')"),
+            Just("select('string')|list"),
+        ];
+        let operators = prop_oneof![
+            Just("~"),
+            Just("+"),
+            Just("-"),
+            Just("*"),
+            Just("//"),
+            Just("=="),
+            Just("<"),
+            Just("in"),
+            Just("not in"),
+            Just("and"),
+            Just("or"),
+            Just("%"),
+        ];
+        let tests =
+            prop_oneof![Just("string"), Just("not none"), Just("defined"), Just("in(['a'])"), Just("divisibleby(2)")];
+        prop_oneof![
+            4 => (pair.clone(), operators).prop_map(|((a, b), op)| format!("{a} {op} {b}")),
+            2 => (pair.clone(), Just(())).prop_map(|((a, b), ())| format!("({a} ~ {b})")),
+            2 => (inner.clone(), filters).prop_map(|(a, filter)| format!("{a}|{filter}")),
+            1 => (inner.clone(), tests).prop_map(|(a, test)| format!("{a} is {test}")),
+            1 => inner.clone().prop_map(|a| format!("-{a}")),
+            1 => inner.clone().prop_map(|a| format!("(not {a})")),
+            1 => pair.clone().prop_map(|(a, b)| format!("(({a}) and not {b})")),
+            1 => pair.clone().prop_map(|(a, b)| format!("({a})[{b}]")),
+            1 => inner.clone().prop_map(|a| format!("({a})[1:]")),
+            1 => pair.clone().prop_map(|(a, b)| format!("({a}).get({b}, 1)")),
+            1 => pair.clone().prop_map(|(a, b)| format!("[{a}, {b}]")),
+            1 => pair.clone().prop_map(|(a, b)| format!("{{'k': {a}, {b}: 2}}")),
+            1 => pair.prop_map(|(a, b)| format!("({a} if {b} else 'e')")),
+        ]
+    });
+    let config = Config { cases: 20_000, failure_persistence: None, ..Config::default() };
+    let rendered = Cell::new(0);
+    TestRunner::new(config)
+        .run(&expression, |expression| {
+            let source = format!("{{% for m in messages %}}{{{{ {expression} }}}}|{{% endfor %}}");
+            let plain = render(&source, false);
+            let guarded = render(&source, true);
+            match (plain, guarded) {
+                (Ok(plain), Ok(guarded)) => {
+                    rendered.set(rendered.get() + 1);
+                    prop_assert_eq!(plain, guarded, "{}", source);
+                }
+                // The engine reads some odd sources wrongly that brackets make clear, so these may succeed guarded.
+                (Err(_), _) => {}
+                (Ok(_), Err(error)) if error.to_string().contains("lists cannot be repeated") => {}
+                (Ok(plain), Err(error)) => prop_assert!(false, "{source}: {plain:?}, guarded {error}"),
+            }
+            Ok(())
+        })
+        .unwrap();
+    assert!(rendered.get() > 5_000, "only {} of the expressions rendered", rendered.get());
+}
+
+/// The bounds are far above what people do: ten thousand messages of a kilobyte, in a template of the usual shape.
+#[test]
+fn long_conversations_stay_within_the_bounds() {
+    let usual = template(
+        "{%- set ns = namespace(multi_step_tool=true, last_query_index=messages|length - 1) %}
+{%- for message in messages[::-1] %}
+    {%- set index = (messages|length - 1) - loop.index0 %}
+    {%- if ns.multi_step_tool and message.role == 'user' and message.content is string and not(message.content.startswith('<tool_response>')) %}
+        {%- set ns.multi_step_tool = false %}
+        {%- set ns.last_query_index = index %}
+    {%- endif %}
+{%- endfor %}
+{%- for message in messages %}
+    {%- set content = message.content if message.content is string else '' %}
+    {%- if message.role == 'assistant' and '</think>' in content %}
+        {%- set content = content.split('</think>')[-1].lstrip('\\n') %}
+    {%- endif %}
+    {{- '<|im_start|>' ~ message.role + '\\n' + content + '<|im_end|>' + '\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}",
+    );
+    let messages: Vec<Message> = (0..10_000)
+        .map(|n| {
+            Message::new(
+                if n % 2 == 0 { "user" } else { "assistant" },
+                format!("<think>a</think>\n\n{}", "word ".repeat(200)),
+            )
+        })
+        .collect();
+    let rendered = usual.render(&messages, &options(json!({}))).unwrap();
+    assert!(rendered.text.len() > 10_000_000);
+    assert!(!rendered.borders.is_empty());
 }
 
 #[test]

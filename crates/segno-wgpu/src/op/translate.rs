@@ -125,12 +125,7 @@ fn every_variant_is_valid_and_translates() {
                 slot += 1;
             }
         }
-        let entry = msl::EntryPointResources {
-            resources,
-            immediates_buffer: Some(slot),
-            sizes_buffer: Some(slot + 1),
-            ..Default::default()
-        };
+        let entry = msl::EntryPointResources { resources, immediates_buffer: Some(slot), sizes_buffer: Some(slot + 1) };
         let options = msl::Options {
             per_entry_point_map: [("main".to_string(), entry)].into_iter().collect(),
             fake_missing_bindings: false,
