@@ -1,6 +1,5 @@
 //! The device: what it says of itself, weights in place, programs.
 
-use std::any::Any;
 use std::sync::Arc;
 
 use segno_ir::{
@@ -8,45 +7,44 @@ use segno_ir::{
     WeightDecl, WeightSource, Weights,
 };
 
-use crate::kernel::Kernels;
+use crate::op;
 use crate::pool::CpuPool;
-use crate::program::{CpuProgram, arena_floats};
+use crate::program::{self, CpuProgram};
+use crate::simd::quant::{QuantMemory, Rounding};
+use crate::simd::{self, Kernels};
 use crate::threads::Threads;
+use crate::topology::default_threads;
+use crate::weights::{CpuWeights, matrix_of, vectors_of};
 
 /// How the CPU computes.
 #[derive(Clone, Debug, Default)]
 pub struct CpuOptions {
-    /// Threads; `None`: one per core.
+    /// Threads, the calling one included; `None`: one per physical core. The number changes no bit
+    /// of any result.
     pub threads: Option<usize>,
-    /// Leaves activations in f32 beside block weights, instead of rounding them to 8 bits.
+    /// Leaves activations in f32 beside block weights, instead of rounding them to 8 bits: closer
+    /// to the exact result, and several times slower.
     pub exact_activations: bool,
-    /// Uses the form that any machine runs, whatever this one has.
+    /// Uses the form that any machine runs, whatever this one has: for tests and comparisons.
     pub portable: bool,
 }
 
-/// This process's own threads.
+/// This process's own threads as a device.
+///
+/// Threads start with the device and end with it; programs of one device take turns op by op.
+/// Steps are run by [`Program::forward`] before it returns.
 pub struct CpuDevice {
-    pub(crate) kernels: Kernels,
+    kernels: &'static Kernels,
+    exact: bool,
     threads: Arc<Threads>,
     capabilities: Capabilities,
 }
 
-pub(crate) struct CpuWeights {
-    pub source: Arc<dyn WeightSource>,
-}
-
-impl Weights for CpuWeights {
-    fn as_any(&self) -> &dyn Any {
-        self
-    }
-}
-
 impl CpuDevice {
-    /// A device with its own pool of threads.
+    /// A device with threads of its own.
     pub fn new(options: CpuOptions) -> Self {
-        let kernels = if options.portable { Kernels::PORTABLE } else { Kernels::best() };
-        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = Arc::new(Threads::new(options.threads.unwrap_or_else(cores)));
+        let kernels = if options.portable { &simd::PORTABLE } else { simd::best() };
+        let threads = Arc::new(Threads::new(options.threads.unwrap_or_else(default_threads)));
         let activations = if options.exact_activations { "f32" } else { "q8" };
         let capabilities = Capabilities {
             name: "CPU".into(),
@@ -58,7 +56,7 @@ impl CpuDevice {
             steps_in_flight: 1,
             numerics: format!("cpu/{}/{activations}/{}", kernels.level, segno_ir::NUMERICS_VERSION),
         };
-        CpuDevice { kernels, threads, capabilities }
+        CpuDevice { kernels, exact: options.exact_activations, threads, capabilities }
     }
 }
 
@@ -67,25 +65,59 @@ impl Device for CpuDevice {
         &self.capabilities
     }
 
-    fn supports(&self, _: &Op, _: &[WeightDecl]) -> Support {
-        Support::Yes
-    }
-
-    fn needs(&self, graph: &Graph, limits: &ProgramLimits) -> Needs {
-        let bytes = |w: &WeightDecl| (w.ty.row_bytes(w.row_len()).unwrap_or(0) * w.n_rows()) as u64;
-        Needs {
-            weight_bytes: 0,
-            mapped_bytes: graph.weights.iter().map(bytes).sum(),
-            activation_bytes: 4 * arena_floats(graph, limits) as u64,
+    fn supports(&self, op: &Op, _: &[WeightDecl]) -> Support {
+        match op::is_known(op) {
+            true => Support::Yes,
+            false => Support::No(format!("the CPU backend does not have {}", op.name())),
         }
     }
 
-    fn weights(&self, source: Arc<dyn WeightSource>, _: &Graph) -> Result<Arc<dyn Weights>, DeviceError> {
-        Ok(Arc::new(CpuWeights { source }))
+    fn round_input(&self, op: &Op, weights: &[WeightDecl], row: &mut [f32]) {
+        let Op::Linear(linear) = op else { return };
+        let Some(decl) = weights.get(linear.weight.0 as usize) else { return };
+        let Some(rounding) = op::rounding(decl.ty, self.kernels, self.exact) else { return };
+        let n = row.len();
+        if !n.is_multiple_of(decl.ty.block_len()) {
+            return;
+        }
+        let Some(mut memory) = QuantMemory::new(rounding, 1, n) else { return };
+        let rows = memory.rows(rounding);
+        // SAFETY: the only row, used by this thread alone.
+        let (quantized, rounded) = unsafe { (rows.get_mut(0, n), rows.get(0, n)) };
+        match rounding {
+            Rounding::Groups32 => (self.kernels.quantize_32)(row, quantized),
+            Rounding::Groups256 => (self.kernels.quantize_256)(row, quantized),
+        }
+        let groups = row.chunks_exact_mut(decl.ty.block_len()).zip(rounded.q.chunks_exact(decl.ty.block_len()));
+        for ((x, q), d) in groups.zip(rounded.d) {
+            x.iter_mut().zip(q).for_each(|(x, q)| *x = d * f32::from(*q));
+        }
+    }
+
+    fn needs(&self, graph: &Graph, limits: &ProgramLimits) -> Needs {
+        let mut needs = Needs {
+            activation_bytes: program::bytes(graph, limits, self.kernels, self.exact, self.threads.n()),
+            ..Needs::default()
+        };
+        let (mut matrices, mut vectors) = (vec![false; graph.weights.len()], vec![false; graph.weights.len()]);
+        for node in &graph.nodes {
+            matrix_of(&node.op).into_iter().for_each(|id| matrices[id.0 as usize] = true);
+            vectors_of(&node.op).for_each(|id| vectors[id.0 as usize] = true);
+        }
+        for (i, decl) in graph.weights.iter().enumerate() {
+            let mapped = decl.ty.row_bytes(decl.row_len()).unwrap_or(0) * decl.n_rows();
+            needs.mapped_bytes += if matrices[i] { mapped as u64 } else { 0 };
+            needs.weight_bytes += if vectors[i] { 4 * decl.n_elements() as u64 } else { 0 };
+        }
+        needs
+    }
+
+    fn weights(&self, source: Arc<dyn WeightSource>, graph: &Graph) -> Result<Arc<dyn Weights>, DeviceError> {
+        Ok(Arc::new(CpuWeights::new(source, graph)?))
     }
 
     fn pool(&self, plan: &PoolPlan) -> Result<Arc<dyn Pool>, DeviceError> {
-        Ok(Arc::new(CpuPool::new(plan)))
+        Ok(Arc::new(CpuPool::new(plan)?))
     }
 
     fn compile(
@@ -98,8 +130,7 @@ impl Device for CpuDevice {
         let foreign = |what: &str| DeviceError::Invalid(format!("the {what} are another device's"));
         let weights = weights.as_any().downcast_ref::<CpuWeights>().ok_or_else(|| foreign("weights"))?;
         pool.as_any().downcast_ref::<CpuPool>().ok_or_else(|| foreign("slots and pages"))?;
-        let program =
-            CpuProgram::new(self.kernels, self.threads.clone(), graph, weights.source.clone(), pool.clone(), limits)?;
-        Ok(Box::new(program))
+        let threads = self.threads.clone();
+        Ok(Box::new(CpuProgram::new(self.kernels, self.exact, threads, graph, weights, pool.clone(), limits)?))
     }
 }

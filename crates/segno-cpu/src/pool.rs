@@ -1,10 +1,76 @@
 //! Slots and pages in host memory.
+//!
+//! Slots and pages lie at fixed strides with a band of NaN after each, which a guarded program
+//! checks: a kernel that writes past an entry is found before it harms another sequence.
 
 use std::any::Any;
+use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use segno_ir::op::attention::KvDims;
-use segno_ir::{DeviceError, Graph, KvType, PAGE_TOKENS, PageId, Pending, Pool, PoolPlan, SlotId, StateId};
+use segno_ir::{DeviceError, KvType, PAGE_TOKENS, PageId, Pending, Pool, PoolPlan, SlotId, StateId};
+
+use crate::memory::{BAND, LINE, Memory};
+
+/// Slots or the pages of one group: entries of equal size with bands between them.
+pub(crate) struct Entries {
+    memory: Memory,
+    count: usize,
+    /// Floats of an entry.
+    len: usize,
+    /// Floats from one entry to the next.
+    stride: usize,
+}
+
+impl Entries {
+    fn new(count: usize, len: usize, purpose: &str) -> Result<Self, DeviceError> {
+        let stride = len.next_multiple_of(LINE) + LINE;
+        let refused = || DeviceError::OutOfMemory {
+            device: "CPU".into(),
+            bytes: (count as u64).saturating_mul(stride as u64 * 4),
+            purpose: purpose.into(),
+            hint: "use a shorter context or fewer parallel sequences".into(),
+        };
+        let floats = count.checked_mul(stride).ok_or_else(refused)?;
+        let mut memory = Memory::zeroed(floats).ok_or_else(refused)?;
+        for entry in memory.floats_mut().chunks_exact_mut(stride).take(count) {
+            entry[len..].fill(f32::from_bits(BAND));
+        }
+        Ok(Entries { memory, count, len, stride })
+    }
+
+    /// Floats from one entry to the next.
+    pub fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// The memory, for kernels.
+    pub fn memory(&mut self) -> &mut Memory {
+        &mut self.memory
+    }
+
+    /// Index of an entry whose band was written.
+    pub fn broken(&self) -> Option<usize> {
+        let entries = self.memory.floats().chunks_exact(self.stride).take(self.count);
+        entries.enumerate().find(|(_, e)| e[self.len..].iter().any(|f| f.to_bits() != BAND)).map(|(i, _)| i)
+    }
+
+    fn range(&self, index: u32, what: &str) -> Result<Range<usize>, DeviceError> {
+        let index = index as usize;
+        if index >= self.count {
+            return Err(DeviceError::Invalid(format!("{what} {index} of {}", self.count)));
+        }
+        Ok(index * self.stride..index * self.stride + self.len)
+    }
+}
+
+/// The bytes of a pool.
+pub(crate) struct PoolData {
+    /// Recurrent states.
+    pub slots: Entries,
+    /// Pages of each group.
+    pub groups: Vec<Entries>,
+}
 
 /// A pool of this backend.
 pub(crate) struct CpuPool {
@@ -12,76 +78,82 @@ pub(crate) struct CpuPool {
     data: Mutex<PoolData>,
 }
 
-/// The bytes themselves.
-pub(crate) struct PoolData {
-    /// `[slot, slot_floats]`.
-    pub slots: Vec<f32>,
-    /// Per group `[page, page_bytes / 4]`, as words so that f32 and f16 are aligned.
-    pub pages: Vec<Vec<u32>>,
-}
-
 /// Where one key/value state lies within a page of its group.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Member {
     pub group: usize,
     pub dims: KvDims,
     pub k_type: KvType,
     pub v_type: KvType,
-    /// Byte offsets within a page.
+    /// Byte offset of the keys `[token, head, d_k]` in a page.
     pub k_offset: usize,
+    /// Byte offset of the values `[token, head, d_v]` in a page.
     pub v_offset: usize,
-    pub page_bytes: usize,
 }
 
 impl Member {
-    pub fn of(graph: &Graph, plan: &PoolPlan, state: StateId) -> Option<Member> {
-        let layout = &plan.layout;
-        let group = layout.group_of(state)?;
-        let tokens = PAGE_TOKENS as usize;
-        let mut offset = 0;
+    /// Bytes of a token's keys.
+    pub fn k_bytes(&self) -> usize {
+        self.k_type.bytes(self.dims.n_head_kv * self.dims.d_k)
+    }
+
+    /// Bytes of a token's values.
+    pub fn v_bytes(&self) -> usize {
+        self.v_type.bytes(self.dims.n_head_kv * self.dims.d_v)
+    }
+
+    /// The members of a group, in order.
+    fn all(plan: &PoolPlan, group: usize) -> Vec<(StateId, Member)> {
+        let (layout, mut offset) = (&plan.layout, 0);
+        let mut members = Vec::new();
         for &id in &layout.groups[group].members {
-            let dims = KvDims::of(&graph.states[id.0 as usize])?;
-            let k_bytes = layout.k_type.bytes(tokens * dims.n_head_kv * dims.d_k);
-            let v_bytes = layout.v_type.bytes(tokens * dims.n_head_kv * dims.d_v);
-            if id == state {
-                return Some(Member {
-                    group,
-                    dims,
-                    k_type: layout.k_type,
-                    v_type: layout.v_type,
-                    k_offset: offset,
-                    v_offset: offset + k_bytes,
-                    page_bytes: layout.groups[group].page_bytes,
-                });
-            }
-            offset += k_bytes + v_bytes;
+            let Some(dims) = layout.states.get(id.0 as usize).and_then(KvDims::of) else { continue };
+            let (k_type, v_type) = (layout.k_type, layout.v_type);
+            let mut member = Member { group, dims, k_type, v_type, k_offset: offset, v_offset: 0 };
+            member.v_offset = offset + PAGE_TOKENS as usize * member.k_bytes();
+            offset = member.v_offset + PAGE_TOKENS as usize * member.v_bytes();
+            members.push((id, member));
         }
-        None
+        members
+    }
+
+    /// The member of a state; `None` if the plan has no such keys and values.
+    pub fn of(plan: &PoolPlan, state: StateId) -> Option<Member> {
+        let group = plan.layout.group_of(state)?;
+        Member::all(plan, group).into_iter().find(|(id, _)| *id == state).map(|(_, member)| member)
     }
 }
 
 impl CpuPool {
-    pub fn new(plan: &PoolPlan) -> Self {
-        let words = |(&n, g): (&u32, &segno_ir::KvGroup)| vec![0u32; n as usize * g.page_bytes / 4];
-        let data = PoolData {
-            slots: vec![0.0; plan.slots as usize * plan.layout.slot_floats],
-            pages: plan.pages.iter().zip(&plan.layout.groups).map(words).collect(),
-        };
-        CpuPool { plan: plan.clone(), data: Mutex::new(data) }
+    /// Allocates the slots and pages of a plan, all zero.
+    pub fn new(plan: &PoolPlan) -> Result<Self, DeviceError> {
+        if plan.pages.len() != plan.layout.groups.len() || plan.slots == 0 {
+            return Err(DeviceError::Invalid("a plan needs slot 0, and a number of pages for each group".into()));
+        }
+        let slots = Entries::new(plan.slots as usize, plan.layout.slot_floats, "recurrent states")?;
+        let groups = plan.pages.iter().zip(&plan.layout.groups);
+        let groups = groups
+            .map(|(&n, g)| Entries::new(n as usize, g.page_bytes.div_ceil(4), "keys and values"))
+            .collect::<Result<_, _>>()?;
+        Ok(CpuPool { plan: plan.clone(), data: Mutex::new(PoolData { slots, groups }) })
     }
 
+    /// The bytes, for as long as the guard lives.
     pub fn lock(&self) -> MutexGuard<'_, PoolData> {
         self.data.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn slot(&self, slot: SlotId) -> std::ops::Range<usize> {
-        let n = self.plan.layout.slot_floats;
-        slot.0 as usize * n..(slot.0 as usize + 1) * n
+    fn group<'d>(&self, data: &'d mut PoolData, group: usize) -> Result<&'d mut Entries, DeviceError> {
+        let n = data.groups.len();
+        data.groups.get_mut(group).ok_or_else(|| DeviceError::Invalid(format!("page group {group} of {n}")))
     }
 
-    fn page(&self, group: usize, page: PageId) -> std::ops::Range<usize> {
-        let n = self.plan.layout.groups[group].page_bytes / 4;
-        page.0 as usize * n..(page.0 as usize + 1) * n
+    fn page_bytes(&self, group: usize, page: PageId) -> Result<Vec<u8>, DeviceError> {
+        let mut data = self.lock();
+        let pages = self.group(&mut data, group)?;
+        let range = pages.range(page.0, "page")?;
+        let bytes: &[u8] = bytemuck::cast_slice(&pages.memory.floats()[range]);
+        Ok(bytes[..self.plan.layout.groups[group].page_bytes].to_vec())
     }
 }
 
@@ -95,27 +167,46 @@ impl Pool for CpuPool {
     }
 
     fn copy_slots(&self, pairs: &[(SlotId, SlotId)]) -> Result<(), DeviceError> {
-        let mut data = self.lock();
+        let slots = &mut self.lock().slots;
         for &(from, to) in pairs {
-            data.slots.copy_within(self.slot(from), self.slot(to).start);
+            let (source, target) = (slots.range(from.0, "slot")?, slots.range(to.0, "slot")?);
+            if to == SlotId::ZERO {
+                return Err(DeviceError::Invalid("slot 0 is never written".into()));
+            }
+            slots.memory.floats_mut().copy_within(source, target.start);
         }
         Ok(())
     }
 
-    fn copy_pages(&self, group: usize, pairs: &[(PageId, PageId)], _tokens: u32) -> Result<(), DeviceError> {
+    fn copy_pages(&self, group: usize, pairs: &[(PageId, PageId)], tokens: u32) -> Result<(), DeviceError> {
         let mut data = self.lock();
+        let pages = self.group(&mut data, group)?;
+        let tokens = tokens.min(PAGE_TOKENS) as usize;
+        let members = Member::all(&self.plan, group);
         for &(from, to) in pairs {
-            data.pages[group].copy_within(self.page(group, from), self.page(group, to).start);
+            let (source, target) = (pages.range(from.0, "page")?.start * 4, pages.range(to.0, "page")?.start * 4);
+            let bytes: &mut [u8] = bytemuck::cast_slice_mut(pages.memory.floats_mut());
+            for (_, m) in &members {
+                let parts = [(m.k_offset, tokens * m.k_bytes()), (m.v_offset, tokens * m.v_bytes())];
+                for (offset, n) in parts {
+                    bytes.copy_within(source + offset..source + offset + n, target + offset);
+                }
+            }
         }
         Ok(())
     }
 
     fn read_slot(&self, slot: SlotId) -> Pending<Vec<f32>> {
-        Pending::ready(self.lock().slots[self.slot(slot)].to_vec())
+        let slots = &self.lock().slots;
+        match slots.range(slot.0, "slot") {
+            Ok(range) => Pending::ready(slots.memory.floats()[range].to_vec()),
+            Err(error) => Pending::failed(error),
+        }
     }
 
     fn write_slot(&self, slot: SlotId, values: &[f32]) -> Result<(), DeviceError> {
-        let range = self.slot(slot);
+        let slots = &mut self.lock().slots;
+        let range = slots.range(slot.0, "slot")?;
         if values.len() != range.len() || slot == SlotId::ZERO {
             return Err(DeviceError::Invalid(format!(
                 "{} floats written to {slot:?} of {}",
@@ -123,24 +214,27 @@ impl Pool for CpuPool {
                 range.len()
             )));
         }
-        self.lock().slots[range].copy_from_slice(values);
+        slots.memory.floats_mut()[range].copy_from_slice(values);
         Ok(())
     }
 
     fn read_page(&self, group: usize, page: PageId) -> Pending<Vec<u8>> {
-        Pending::ready(bytemuck::cast_slice(&self.lock().pages[group][self.page(group, page)]).to_vec())
+        match self.page_bytes(group, page) {
+            Ok(bytes) => Pending::ready(bytes),
+            Err(error) => Pending::failed(error),
+        }
     }
 
     fn write_page(&self, group: usize, page: PageId, bytes: &[u8]) -> Result<(), DeviceError> {
-        let range = self.page(group, page);
-        if bytes.len() != range.len() * 4 {
-            return Err(DeviceError::Invalid(format!(
-                "{} bytes written to a page of {}",
-                bytes.len(),
-                range.len() * 4
-            )));
+        let mut data = self.lock();
+        let pages = self.group(&mut data, group)?;
+        let range = pages.range(page.0, "page")?;
+        let expected = self.plan.layout.groups[group].page_bytes;
+        if bytes.len() != expected {
+            return Err(DeviceError::Invalid(format!("{} bytes written to a page of {expected}", bytes.len())));
         }
-        bytemuck::cast_slice_mut(&mut self.lock().pages[group][range]).copy_from_slice(bytes);
+        let target: &mut [u8] = bytemuck::cast_slice_mut(&mut pages.memory.floats_mut()[range]);
+        target[..expected].copy_from_slice(bytes);
         Ok(())
     }
 }

@@ -1,369 +1,464 @@
-//! A compiled graph: buffers planned once, a step executed op by op.
+//! A compiled graph: memory planned once, a step executed op by op.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use segno_ir::device::Sampled;
-use segno_ir::reference::decode_tensor;
 use segno_ir::sample::{SampleRow, sample};
 use segno_ir::{
-    DeviceError, Domain, Graph, Input, Op, Output, Pending, Pool, Program, ProgramLimits, Rows, Step, Ticket, ValueId,
-    WeightId, WeightSource,
+    DeviceError, Domain, Graph, Input, Node, Op, Output, PAGE_TOKENS, Pending, Pool, PoolPlan, Program, ProgramLimits,
+    Rows, SlotId, StateDecl, Step, Ticket,
 };
 
-use crate::kernel::Kernels;
-use crate::op;
-use crate::pool::{CpuPool, Member, PoolData};
+use crate::context::{Cx, Pages, Row};
+use crate::memory::{BAND, Memory};
+use crate::op::{self, Run, Setup, Turns};
+use crate::plan::{Arena, View};
+use crate::pool::{CpuPool, PoolData};
+use crate::simd::Kernels;
+use crate::simd::quant::{QuantMemory, Rounding};
 use crate::threads::Threads;
+use crate::weights::CpuWeights;
 
-/// Where a value lies in the arena.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct View {
-    /// Of row 0, in floats.
-    pub offset: usize,
-    /// From row to row, in floats.
-    pub stride: usize,
-    pub features: usize,
+/// How many steps' outputs, and how many tickets, are kept.
+const KEPT: usize = 2;
+
+/// Sizes of a program's memory.
+struct Sizes {
+    arena: Arena,
+    /// Longest row that is rounded in each form.
+    rounded: [usize; 2],
+    /// Floats of scratch of a thread.
+    scratch: usize,
+    /// Floats of cosines and sines.
+    turns: usize,
 }
 
-/// Values that own memory: slices of one run are views into their input.
-fn root(graph: &Graph, value: usize) -> usize {
-    match &graph.nodes[value].op {
-        Op::Slice(s) if s.count == 1 => root(graph, graph.nodes[value].inputs[0].0 as usize),
-        _ => value,
-    }
-}
-
-/// Plans the arena: a value's memory is reused after its last reader.
-fn plan(graph: &Graph, limits: &ProgramLimits) -> (Vec<View>, usize) {
-    let n = graph.nodes.len();
-    let mut last = vec![0; n];
-    for (i, &end) in graph.last_use().iter().enumerate() {
-        let r = root(graph, i);
-        last[r] = last[r].max(end);
-    }
-    let mut views: Vec<View> = Vec::with_capacity(n);
-    let mut live: Vec<(usize, usize, usize)> = Vec::new(); // (offset, len, last reader)
-    let mut total = 0;
-    for (i, node) in graph.nodes.iter().enumerate() {
-        if let (Op::Slice(s), false) = (&node.op, root(graph, i) == i) {
-            let of = views[node.inputs[0].0 as usize];
-            views.push(View { offset: of.offset + s.offset, features: node.features, ..of });
-            continue;
-        }
-        live.retain(|&(_, _, end)| end >= i);
-        live.sort_unstable();
-        let rows = if node.domain == Domain::Token { limits.max_rows } else { limits.max_outputs };
-        let len = (rows * node.features).next_multiple_of(16);
-        let mut offset = 0;
-        for &(start, taken, _) in &live {
-            if start >= offset + len {
-                break;
-            }
-            offset = offset.max(start + taken);
-        }
-        live.push((offset, len, last[i]));
-        total = total.max(offset + len);
-        views.push(View { offset, stride: node.features, features: node.features });
-    }
-    (views, total)
-}
-
-/// Floats of the arena.
-pub(crate) fn arena_floats(graph: &Graph, limits: &ProgramLimits) -> usize {
-    plan(graph, limits).1
-}
-
-/// A row of a step.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Row {
-    pub span: usize,
-    pub position: u32,
-}
-
-/// What an op works on.
-pub(crate) struct Cx<'a> {
-    pub kernels: Kernels,
-    pub threads: &'a Threads,
-    pub graph: &'a Graph,
-    pub source: &'a dyn WeightSource,
-    /// Small weights (norms, biases, convolutions) as f32.
-    pub vectors: &'a [Option<Vec<f32>>],
-    pub step: &'a Step,
-    pub rows: &'a [Row],
-    /// Step row of each output row.
-    pub output_rows: &'a [usize],
-    pub arena: Shared<f32>,
-    pub n_rows: usize,
-    pub out: View,
-    pub inputs: &'a [View],
-}
-
-/// A buffer that threads write disjoint parts of.
-#[derive(Clone, Copy)]
-pub(crate) struct Shared<T>(*mut T, usize);
-// SAFETY: every user writes ranges that no other thread touches during the same call.
-unsafe impl<T> Send for Shared<T> {}
-// SAFETY: as above.
-unsafe impl<T> Sync for Shared<T> {}
-
-impl<T> Shared<T> {
-    pub fn new(slice: &mut [T]) -> Self {
-        Shared(slice.as_mut_ptr(), slice.len())
-    }
-
-    /// # Safety
-    /// No one writes the range meanwhile.
-    pub unsafe fn get<'b>(self, offset: usize, n: usize) -> &'b [T] {
-        assert!(offset + n <= self.1);
-        // SAFETY: in bounds; the caller keeps writers away.
-        unsafe { std::slice::from_raw_parts(self.0.add(offset), n) }
-    }
-
-    /// # Safety
-    /// No one else reads or writes the range meanwhile.
-    pub unsafe fn get_mut<'b>(self, offset: usize, n: usize) -> &'b mut [T] {
-        assert!(offset + n <= self.1);
-        // SAFETY: in bounds; the caller is the only user.
-        unsafe { std::slice::from_raw_parts_mut(self.0.add(offset), n) }
-    }
-}
-
-impl Cx<'_> {
-    /// Row `r` of input `i`.
-    pub fn input(&self, i: usize, r: usize) -> &[f32] {
-        let v = self.inputs[i];
-        // SAFETY: inputs are written by earlier ops only; the plan keeps them apart from the output.
-        unsafe { self.arena.get(v.offset + r * v.stride, v.features) }
-    }
-
-    /// Row `r` of the output.
-    #[expect(clippy::mut_from_ref, reason = "each thread takes rows or columns of its own")]
-    pub fn output(&self, r: usize) -> &mut [f32] {
-        // SAFETY: the ops' partitions give a row, or a disjoint part of it, to one thread.
-        unsafe { self.arena.get_mut(self.out.offset + r * self.out.stride, self.out.features) }
-    }
-
-    pub fn vector(&self, id: WeightId) -> &[f32] {
-        self.vectors[id.0 as usize].as_deref().unwrap_or_default()
-    }
-
-    /// First row of each span.
-    pub fn span_starts(&self) -> Vec<usize> {
-        let next = |at: &mut usize, n: usize| {
-            let start = *at;
-            *at += n;
-            Some(start)
+impl Sizes {
+    fn new(graph: &Graph, limits: &ProgramLimits, kernels: &'static Kernels, exact: bool) -> Sizes {
+        let mut sizes = Sizes {
+            arena: Arena::new(graph, limits),
+            rounded: [0; 2],
+            scratch: 0,
+            turns: Turns::floats(graph, limits.max_rows),
         };
-        self.step.spans.iter().map(|s| s.inputs.len()).scan(0, next).collect()
+        for node in &graph.nodes {
+            let scratch = op::scratch_floats(graph, node, kernels, exact);
+            sizes.scratch = sizes.scratch.max(scratch.next_multiple_of(crate::memory::LINE));
+            if let Op::Linear(linear) = &node.op {
+                let decl = &graph.weights[linear.weight.0 as usize];
+                if let Some(rounding) = op::rounding(decl.ty, kernels, exact) {
+                    let longest = &mut sizes.rounded[rounding.index()];
+                    *longest = decl.row_len().max(*longest);
+                }
+            }
+        }
+        sizes
+    }
+
+    fn rounded_floats(&self, limits: &ProgramLimits, rounding: Rounding) -> [usize; 3] {
+        QuantMemory::floats(rounding, rounded_rows(limits), self.rounded[rounding.index()])
     }
 }
 
-/// Output, features, `[rows, features]`.
-type Outputs = Vec<(Output, usize, Vec<f32>)>;
+/// Rows of either domain.
+fn rounded_rows(limits: &ProgramLimits) -> usize {
+    limits.max_rows.max(limits.max_outputs)
+}
 
+/// Bytes that a program allocates.
+pub(crate) fn bytes(
+    graph: &Graph,
+    limits: &ProgramLimits,
+    kernels: &'static Kernels,
+    exact: bool,
+    threads: usize,
+) -> u64 {
+    let sizes = Sizes::new(graph, limits, kernels, exact);
+    let rounded: usize = Rounding::ALL.iter().flat_map(|&r| sizes.rounded_floats(limits, r)).sum();
+    4 * (sizes.arena.floats + rounded + sizes.scratch * threads + sizes.turns) as u64
+}
+
+/// Outputs of a step that are still there.
+struct Kept {
+    step: u64,
+    rows: usize,
+    /// For each output row, whether a token that it was computed from ended its sequence.
+    done: Vec<bool>,
+}
+
+/// Lists of a step, kept so that their memory is.
+#[derive(Default)]
+struct Lists {
+    rows: Vec<Row>,
+    tokens: Vec<Option<u32>>,
+    span_starts: Vec<usize>,
+    output_rows: Vec<usize>,
+    output_done: Vec<bool>,
+}
+
+/// A graph compiled for this backend.
 pub(crate) struct CpuProgram {
-    kernels: Kernels,
+    kernels: &'static Kernels,
     threads: Arc<Threads>,
-    graph: Graph,
-    source: Arc<dyn WeightSource>,
-    vectors: Vec<Option<Vec<f32>>>,
+    nodes: Vec<Node>,
+    ops: Vec<Box<dyn Run>>,
+    outputs: Vec<(Output, usize)>,
+    /// Recurrent states as (offset, floats) of the gap after each in a slot.
+    gaps: Vec<(usize, usize)>,
+    n_tokens: usize,
+    turns: Vec<Turns>,
     pool: Arc<dyn Pool>,
     limits: ProgramLimits,
-    views: Vec<View>,
-    arena: Vec<f32>,
-    members: Vec<Option<Member>>,
+    plan: Arena,
+    arena: Memory,
+    rounded: [QuantMemory; 2],
+    scratch: Memory,
+    scratch_len: usize,
+    turn_tables: Memory,
+    lists: Lists,
     step: u64,
     ticket: u64,
-    outputs: VecDeque<(u64, Outputs)>,
-    /// For each of them: whether its row was fed by a token that ended its chain.
-    done: VecDeque<Vec<bool>>,
+    kept: VecDeque<Kept>,
     tickets: VecDeque<(u64, Vec<Sampled>)>,
 }
 
 impl CpuProgram {
+    /// Readies every op and allocates the memory of the largest step.
     pub fn new(
-        kernels: Kernels,
+        kernels: &'static Kernels,
+        exact: bool,
         threads: Arc<Threads>,
         graph: &Graph,
-        source: Arc<dyn WeightSource>,
+        weights: &CpuWeights,
         pool: Arc<dyn Pool>,
         limits: &ProgramLimits,
     ) -> Result<Self, DeviceError> {
-        let (views, total) = plan(graph, limits);
-        let mut vectors: Vec<Option<Vec<f32>>> = vec![None; graph.weights.len()];
-        for node in &graph.nodes {
-            let matrices = match &node.op {
-                Op::Linear(l) => vec![l.weight],
-                Op::Embed(e) => e.weight.into_iter().collect(),
-                _ => Vec::new(),
-            };
-            for id in node.op.weights().into_iter().filter(|id| !matrices.contains(id)) {
-                let name = &graph.weights[id.0 as usize].name;
-                let fail = |reason: String| DeviceError::Weight { name: name.clone(), reason };
-                let tensor = source.tensor(name).ok_or_else(|| fail("is missing".into()))?;
-                vectors[id.0 as usize] = Some(decode_tensor(name, &tensor).map_err(|e| fail(e.to_string()))?);
-            }
-        }
-        let plan = pool.plan();
-        let members = (0..graph.states.len()).map(|i| Member::of(graph, plan, segno_ir::StateId(i as u32))).collect();
+        let sizes = Sizes::new(graph, limits, kernels, exact);
+        let mut setup =
+            Setup { graph, weights, plan: pool.plan(), limits, kernels, exact, rounded: [None; 2], turns: Vec::new() };
+        let ops = graph.nodes.iter().map(|node| op::prepare(&mut setup, node)).collect::<Result<_, _>>()?;
+        let turns = setup.turns;
+        let total = bytes(graph, limits, kernels, exact, threads.n());
+        let refused = || DeviceError::OutOfMemory {
+            device: "CPU".into(),
+            bytes: total,
+            purpose: "activations".into(),
+            hint: "lower the batch size".into(),
+        };
+        let memory = |floats| Memory::zeroed(floats).ok_or_else(refused);
+        let rounded =
+            |r: Rounding| QuantMemory::new(r, rounded_rows(limits), sizes.rounded[r.index()]).ok_or_else(refused);
         Ok(CpuProgram {
             kernels,
-            threads,
-            graph: graph.clone(),
-            source,
-            vectors,
-            members,
-            pool,
+            nodes: graph.nodes.clone(),
+            ops,
+            outputs: graph.outputs.iter().map(|&(output, value)| (output, value.0 as usize)).collect(),
+            gaps: gaps(graph, pool.plan()),
+            n_tokens: graph.n_tokens(),
+            turns,
             limits: limits.clone(),
-            views,
-            arena: vec![0.0; total],
+            arena: memory(sizes.arena.floats)?,
+            plan: sizes.arena,
+            rounded: [rounded(Rounding::Groups32)?, rounded(Rounding::Groups256)?],
+            scratch: memory(sizes.scratch * threads.n())?,
+            scratch_len: sizes.scratch,
+            turn_tables: memory(sizes.turns)?,
+            threads,
+            pool,
+            lists: Lists::default(),
             step: 0,
             ticket: 0,
-            outputs: VecDeque::new(),
-            done: VecDeque::new(),
+            kept: VecDeque::new(),
             tickets: VecDeque::new(),
         })
     }
 
-    /// Whether a row is fed by a token that ended its chain.
-    fn ended(&self, input: &Input) -> bool {
-        let Input::Sampled { ticket, row } = *input else { return false };
-        let found = self.tickets.iter().find(|(t, _)| *t == ticket).and_then(|(_, s)| s.get(row as usize));
-        found.is_some_and(|s| s.done)
+    /// Fills the lists of a step's rows.
+    fn list(&mut self, step: &Step) -> Result<(), DeviceError> {
+        let Lists { rows, tokens, span_starts, output_rows, output_done } = &mut self.lists;
+        rows.clear();
+        tokens.clear();
+        span_starts.clear();
+        output_rows.clear();
+        output_done.clear();
+        for (i, span) in step.spans.iter().enumerate() {
+            let first = rows.len();
+            span_starts.push(first);
+            let mut done_from = span.inputs.len();
+            for (r, input) in span.inputs.iter().enumerate() {
+                let token = match *input {
+                    Input::Token(id) => Some(id),
+                    Input::Row { .. } => None,
+                    Input::Sampled { ticket, row } => {
+                        let drawn =
+                            self.tickets.iter().find(|(t, _)| *t == ticket).and_then(|(_, s)| s.get(row as usize));
+                        let unknown = || DeviceError::Invalid(format!("there is no row {row} of ticket {ticket}"));
+                        let drawn = drawn.ok_or_else(unknown)?;
+                        if drawn.done {
+                            done_from = done_from.min(r);
+                        }
+                        Some(drawn.id)
+                    }
+                };
+                if let Some(id) = token.filter(|&id| id as usize >= self.n_tokens) {
+                    return Err(DeviceError::Invalid(format!(
+                        "token {id} is outside the vocabulary of {}",
+                        self.n_tokens
+                    )));
+                }
+                tokens.push(token);
+                rows.push(Row { span: i, position: span.start + r as u32 });
+            }
+            for &r in &span.outputs {
+                output_rows.push(first + r as usize);
+                output_done.push(r as usize >= done_from);
+            }
+        }
+        Ok(())
     }
 
-    /// The token ids of the step's rows, where they have one.
-    fn tokens(&self, step: &Step) -> Result<Vec<Option<u32>>, DeviceError> {
-        let n = self.graph.n_tokens() as u32;
-        let id = |input: &Input| match *input {
-            Input::Token(id) => Ok(Some(id)),
-            Input::Row { .. } => Ok(None),
-            Input::Sampled { ticket, row } => {
-                let found = self.tickets.iter().find(|(t, _)| *t == ticket).and_then(|(_, s)| s.get(row as usize));
-                found
-                    .map(|s| Some(s.id))
-                    .ok_or_else(|| DeviceError::Invalid(format!("there is no row {row} of ticket {ticket}")))
+    /// Runs the ops of a step whose lists are filled.
+    fn execute(&mut self, step: &Step, data: &mut PoolData, number: u64) -> Result<(), DeviceError> {
+        let slot_stride = data.slots.stride();
+        let slots = data.slots.memory().shared();
+        for span in &step.spans {
+            for slot in span.snapshots.iter().map(|s| s.1).chain([span.to]) {
+                for &(offset, n) in &self.gaps {
+                    // SAFETY: no kernel runs yet.
+                    unsafe { slots.get_mut(slot.0 as usize * slot_stride + offset, n) }.fill(0.0);
+                }
             }
-        };
-        let ids: Vec<Option<u32>> = step.spans.iter().flat_map(|s| &s.inputs).map(id).collect::<Result<_, _>>()?;
-        match ids.iter().flatten().find(|&&id| id >= n) {
-            Some(id) => Err(DeviceError::Invalid(format!("token {id} is outside the vocabulary of {n}"))),
-            None => Ok(ids),
+        }
+        let pages = data.groups.iter_mut().map(|group| {
+            let stride = group.stride() * 4;
+            Pages { bytes: group.memory().shared_bytes(), stride }
+        });
+        let groups: Vec<Pages<'_>> = pages.collect();
+        let turns = self.turn_tables.shared();
+        for table in &self.turns {
+            table.fill(&self.threads, &self.lists.rows, turns);
+        }
+        let arena = self.arena.shared();
+        let [rounded_32, rounded_256] = &mut self.rounded;
+        let rounded = [rounded_32.rows(Rounding::Groups32), rounded_256.rows(Rounding::Groups256)];
+        let scratch = self.scratch.shared();
+        let mut inputs: Vec<View> = Vec::new();
+        for (i, (node, op)) in self.nodes.iter().zip(&self.ops).enumerate() {
+            if step.cancel.is_cancelled() {
+                return Err(DeviceError::Cancelled);
+            }
+            if self.limits.guard {
+                guard(&self.plan, arena, i, number, Guard::Fill)?;
+            }
+            inputs.clear();
+            inputs.extend(node.inputs.iter().map(|v| self.plan.views[v.0 as usize].at_step(number)));
+            let cx = Cx {
+                kernels: self.kernels,
+                threads: &self.threads,
+                step,
+                rows: &self.lists.rows,
+                tokens: &self.lists.tokens,
+                span_starts: &self.lists.span_starts,
+                output_rows: &self.lists.output_rows,
+                arena,
+                n_rows: if node.domain == Domain::Token { self.lists.rows.len() } else { self.lists.output_rows.len() },
+                out: self.plan.views[i].at_step(number),
+                inputs: &inputs,
+                rounded,
+                scratch,
+                scratch_len: self.scratch_len,
+                slots,
+                slot_stride,
+                groups: &groups,
+                turns,
+            };
+            op.run(&cx)?;
+            if self.threads.take_panic() {
+                return Err(DeviceError::Invalid(format!("{} in {} failed", node.op.name(), node.scope)));
+            }
+            if self.limits.guard {
+                guard(&self.plan, arena, i, number, Guard::Check)
+                    .map_err(|e| DeviceError::Invalid(format!("{e}, at {} in {}", node.op.name(), node.scope)))?;
+            }
+        }
+        // An op that saw the flag has left its result unfinished.
+        if step.cancel.is_cancelled() { Err(DeviceError::Cancelled) } else { Ok(()) }
+    }
+
+    fn kept(&self, rows: &Rows) -> Result<&Kept, DeviceError> {
+        let gone = || DeviceError::Invalid(format!("the outputs of step {} are gone", rows.step));
+        self.kept.iter().find(|k| k.step == rows.step).ok_or_else(gone)
+    }
+
+    /// Rows `first..first + n` of an output of a step that is kept.
+    fn output(
+        &self,
+        rows: &Rows,
+        output: Output,
+        first: usize,
+        n: usize,
+    ) -> Result<impl Iterator<Item = &[f32]>, DeviceError> {
+        let kept = self.kept(rows)?;
+        let value = self.outputs.iter().find(|(o, _)| *o == output).map(|&(_, value)| value);
+        let value = value.ok_or_else(|| DeviceError::Invalid(format!("the graph has no output {output}")))?;
+        if first.checked_add(n).is_none_or(|end| end > kept.rows) {
+            return Err(DeviceError::Invalid(format!(
+                "rows {first}.. of {n} are beyond {} of step {}",
+                kept.rows, rows.step
+            )));
+        }
+        let view = self.plan.views[value].at_step(kept.step);
+        let all = self.arena.floats();
+        Ok((first..first + n).map(move |r| &all[view.offset + r * view.stride..][..view.features]))
+    }
+}
+
+/// What lies between the recurrent states of a slot: kept at zero, so that equal states are equal
+/// slots.
+fn gaps(graph: &Graph, plan: &PoolPlan) -> Vec<(usize, usize)> {
+    let mut starts: Vec<usize> = plan.layout.recurrent.iter().map(|&(_, offset)| offset).collect();
+    starts.push(plan.layout.slot_floats);
+    let states = plan.layout.recurrent.iter().enumerate();
+    let gap = |(i, &(id, offset)): (usize, &(segno_ir::StateId, usize))| {
+        let end = offset + graph.states.get(id.0 as usize).map_or(0, StateDecl::recurrent_len);
+        (end, starts[i + 1].saturating_sub(end))
+    };
+    states.map(gap).filter(|&(_, n)| n > 0).collect()
+}
+
+/// Checks across spans what [`Step::check`] does not: that no two write the same place, and none
+/// reads what another writes. Kernels on several threads rely on it.
+fn check_writes(step: &Step, plan: &PoolPlan) -> Result<(), DeviceError> {
+    let invalid = |what: String| Err(DeviceError::Invalid(what));
+    let mut written: Vec<SlotId> = Vec::new();
+    for span in &step.spans {
+        written.push(span.to);
+        written.extend(span.snapshots.iter().map(|s| s.1));
+    }
+    written.sort_unstable();
+    if let Some(pair) = written.windows(2).find(|w| w[0] == w[1]) {
+        return invalid(format!("slot {} is written twice", pair[0].0));
+    }
+    if let Some(span) = step.spans.iter().find(|s| written.binary_search(&s.from).is_ok()) {
+        return invalid(format!("slot {} is read by one span and written by another", span.from.0));
+    }
+    if step.spans.len() < 2 {
+        return Ok(());
+    }
+    for group in 0..plan.layout.groups.len() {
+        // Pages written, with the tokens in them.
+        let mut pages: Vec<(u32, u32, u32)> = Vec::new();
+        for span in &step.spans {
+            let (table, end) = (&span.tables[group], span.start + span.inputs.len() as u32);
+            for block in span.start / PAGE_TOKENS..end.div_ceil(PAGE_TOKENS) {
+                let page = table.pages[(block - table.first) as usize];
+                let start = block * PAGE_TOKENS;
+                pages.push((page.0, span.start.max(start) - start, (end - start).min(PAGE_TOKENS)));
+            }
+        }
+        pages.sort_unstable();
+        if let Some(pair) = pages.windows(2).find(|w| w[0].0 == w[1].0 && w[0].2 > w[1].1) {
+            return invalid(format!("page {} of group {group} is written by two spans", pair[0].0));
         }
     }
+    Ok(())
+}
+
+enum Guard {
+    Fill,
+    Check,
+}
+
+/// Before an op: fills its result and the bands around it with NaN. After it: fails if a band of a
+/// value in use was written.
+fn guard(
+    plan: &Arena,
+    arena: crate::memory::Shared<'_, f32>,
+    node: usize,
+    step: u64,
+    what: Guard,
+) -> Result<(), DeviceError> {
+    let band = plan.band;
+    for piece in &plan.allocations {
+        let offset = piece.offset + if step % 2 == 1 { piece.flip } else { 0 };
+        match what {
+            Guard::Fill if piece.node == node => {
+                // SAFETY: no kernel runs.
+                unsafe { arena.get_mut(offset - band, piece.len + 2 * band) }.fill(f32::from_bits(BAND));
+            }
+            Guard::Check if piece.node <= node && piece.last >= node => {
+                // SAFETY: no kernel runs.
+                let (before, after) = unsafe { (arena.get(offset - band, band), arena.get(offset + piece.len, band)) };
+                if before.iter().chain(after).any(|f| f.to_bits() != BAND) {
+                    return Err(DeviceError::Invalid(format!("the band around value {} was written", piece.node)));
+                }
+            }
+            _ => (),
+        }
+    }
+    Ok(())
+}
+
+fn guard_pool(data: &PoolData) -> Result<(), DeviceError> {
+    if let Some(slot) = data.slots.broken() {
+        return Err(DeviceError::Invalid(format!("the band after slot {slot} was written")));
+    }
+    for (group, pages) in data.groups.iter().enumerate() {
+        if let Some(page) = pages.broken() {
+            return Err(DeviceError::Invalid(format!("the band after page {page} of group {group} was written")));
+        }
+    }
+    Ok(())
 }
 
 impl Program for CpuProgram {
     fn forward(&mut self, step: &Step) -> Result<Rows, DeviceError> {
-        step.check(self.pool.plan(), &self.limits)?;
-        let tokens = self.tokens(step)?;
         let pool = self.pool.clone();
-        let pool =
-            pool.as_any().downcast_ref::<CpuPool>().ok_or_else(|| DeviceError::Invalid("foreign pool".into()))?;
-        let mut data = pool.lock();
-        let mut rows = Vec::with_capacity(tokens.len());
-        let mut output_rows = Vec::new();
-        for (span, s) in step.spans.iter().enumerate() {
-            output_rows.extend(s.outputs.iter().map(|&r| rows.len() + r as usize));
-            rows.extend((0..s.inputs.len() as u32).map(|i| Row { span, position: s.start + i }));
+        step.check(pool.plan(), &self.limits)?;
+        check_writes(step, pool.plan())?;
+        self.list(step)?;
+        let foreign = || DeviceError::Invalid("the pool is another device's".into());
+        let cpu_pool = pool.as_any().downcast_ref::<CpuPool>().ok_or_else(foreign)?;
+        let mut data = cpu_pool.lock();
+        let number = self.step + 1;
+        // Its place in memory is that of the step before the last.
+        self.kept.retain(|k| k.step + KEPT as u64 > number);
+        self.execute(step, &mut data, number)?;
+        if self.limits.guard {
+            guard_pool(&data)?;
         }
-        let arena = Shared::new(&mut self.arena);
-        for (i, node) in self.graph.nodes.iter().enumerate() {
-            if step.cancel.is_cancelled() {
-                return Err(DeviceError::Cancelled);
-            }
-            let inputs: Vec<View> = node.inputs.iter().map(|v: &ValueId| self.views[v.0 as usize]).collect();
-            let cx = Cx {
-                kernels: self.kernels,
-                threads: &self.threads,
-                graph: &self.graph,
-                source: &*self.source,
-                vectors: &self.vectors,
-                step,
-                rows: &rows,
-                output_rows: &output_rows,
-                arena,
-                n_rows: if node.domain == Domain::Token { rows.len() } else { output_rows.len() },
-                out: self.views[i],
-                inputs: &inputs,
-            };
-            let PoolData { slots, pages } = &mut *data;
-            let layout = &pool.plan().layout;
-            match &node.op {
-                Op::Embed(o) => op::embed::run(&cx, o, &tokens)?,
-                Op::Linear(o) => op::linear::run(&cx, o)?,
-                Op::RmsNorm(o) => op::rms_norm::run(&cx, o),
-                Op::L2Norm(o) => op::l2_norm::run(&cx, o),
-                Op::Rope(o) => op::rope::run(&cx, o),
-                Op::Attention(o) => {
-                    let member =
-                        self.members[o.state.0 as usize].ok_or_else(|| DeviceError::Invalid("no pages".into()))?;
-                    op::attention::run(&cx, o, &member, &mut pages[member.group]);
-                }
-                Op::ShortConv(o) => op::short_conv::run(&cx, o, slots, layout),
-                Op::DeltaRule(o) => op::delta_rule::run(&cx, o, slots, layout),
-                Op::Activate(o) => op::activate::run(&cx, o),
-                Op::Softplus(o) => op::softplus::run(&cx, o),
-                Op::Add(_) => op::elementwise(&cx, |a, b| a + b),
-                Op::Mul(o) => op::mul::run(&cx, o),
-                Op::Scale(o) => op::unary(&cx, |x| x * o.factor),
-                Op::SoftCap(o) => op::unary(&cx, |x| o.cap * (x / o.cap).tanh()),
-                Op::Slice(o) => op::slice::run(&cx, o),
-                Op::SelectRows(_) => op::select_rows::run(&cx),
-                other => {
-                    let reason = "it is not built yet".into();
-                    return Err(DeviceError::Unsupported { device: "cpu".into(), op: other.name().into(), reason });
-                }
-            }
-        }
-        let n = output_rows.len();
-        let take = |&(output, value): &(Output, ValueId)| {
-            let view = self.views[value.0 as usize];
-            (output, view.features, self.arena[view.offset..][..n * view.features].to_vec())
-        };
-        self.step += 1;
-        self.outputs.push_back((self.step, self.graph.outputs.iter().map(take).collect()));
-        self.done.push_back(
-            step.spans.iter().flat_map(|s| s.outputs.iter().map(|&r| self.ended(&s.inputs[r as usize]))).collect(),
-        );
-        if self.outputs.len() > 2 {
-            self.outputs.pop_front();
-            self.done.pop_front();
-        }
-        Ok(Rows { step: self.step, n: n as u32 })
+        self.step = number;
+        let rows = self.lists.output_rows.len();
+        self.kept.push_back(Kept { step: number, rows, done: self.lists.output_done.clone() });
+        Ok(Rows { step: number, n: rows as u32 })
     }
 
     fn sample(&mut self, rows: &Rows, requests: &[SampleRow]) -> Result<Ticket, DeviceError> {
-        let gone = || DeviceError::Invalid(format!("outputs of step {} are gone", rows.step));
-        let at = self.outputs.iter().position(|(s, _)| *s == rows.step).ok_or_else(gone)?;
-        let (outputs, ended) = (&self.outputs[at].1, &self.done[at]);
-        let (_, n, logits) = outputs.iter().find(|(o, _, _)| *o == Output::Logits).ok_or_else(gone)?;
         let draw = |request: &SampleRow| {
-            let row = logits.get(request.row as usize * n..(request.row as usize + 1) * n).ok_or_else(gone)?;
-            let id = sample(row, request);
-            Ok(Sampled { id, done: ended[request.row as usize] || request.stop.contains(&id) })
+            let row = request.row as usize;
+            let logits = self.output(rows, Output::Logits, row, 1)?.next().unwrap_or(&[]);
+            let id = sample(logits, request);
+            Ok(Sampled { id, done: request.stop.contains(&id) || self.kept(rows)?.done[row] })
         };
         let tokens: Vec<Sampled> = requests.iter().map(draw).collect::<Result<_, DeviceError>>()?;
         self.ticket += 1;
         self.tickets.push_back((self.ticket, tokens.clone()));
-        if self.tickets.len() > 2 {
+        if self.tickets.len() > KEPT {
             self.tickets.pop_front();
         }
         Ok(Ticket { id: self.ticket, tokens: Pending::ready(tokens) })
     }
 
     fn read(&mut self, rows: &Rows, output: Output, first: u32, n: u32) -> Pending<Vec<f32>> {
-        let found =
-            self.outputs.iter().find(|(s, _)| *s == rows.step).and_then(|(_, o)| o.iter().find(|x| x.0 == output));
-        let values = found.and_then(|(_, f, v)| v.get(first as usize * f..(first + n) as usize * f));
-        match values {
-            Some(values) => Pending::ready(values.to_vec()),
-            None => Pending::failed(DeviceError::Invalid(format!("{output} of step {} is not there", rows.step))),
+        match self.output(rows, output, first as usize, n as usize) {
+            Ok(rows) => Pending::ready(rows.flatten().copied().collect()),
+            Err(error) => Pending::failed(error),
         }
     }
 
     fn profile(&self) -> String {
-        format!("{} ops", self.graph.nodes.len())
+        let views = self.nodes.iter().filter(|n| matches!(&n.op, Op::Slice(s) if s.count == 1)).count();
+        format!("{} ops, {} threads", self.nodes.len() - views, self.threads.n())
     }
 }

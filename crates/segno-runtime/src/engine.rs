@@ -386,8 +386,7 @@ impl Scheduler {
             Ok(issued) => issued,
             Err(error) => return self.fail(error),
         };
-        let depth = self.executor.device().describe().steps_in_flight.max(1);
-        while self.flights.len() >= depth || (!issued && !self.flights.is_empty()) {
+        while self.flights.len() >= self.depth() || (!issued && !self.flights.is_empty()) {
             if let Err(error) = self.settle() {
                 return self.fail(error);
             }
@@ -396,6 +395,11 @@ impl Scheduler {
             }
         }
         self.retire();
+    }
+
+    /// Steps that may be under way.
+    fn depth(&self) -> usize {
+        self.executor.device().describe().steps_in_flight.max(1)
     }
 
     fn admit(&mut self) {
@@ -502,9 +506,10 @@ impl Scheduler {
         if works.is_empty() {
             return Ok(false);
         }
-        // A flag of one request may stop a step only if nobody else is in it.
+        // A flag of one request may stop a step only if nobody else is in it, and no later step is issued
+        // before it is known to have stopped.
         let cancel = match &members[..] {
-            [(id, _)] => self.active.iter().find(|a| a.id == *id).map(|a| a.cancel.clone()),
+            [(id, _)] if self.depth() == 1 => self.active.iter().find(|a| a.id == *id).map(|a| a.cancel.clone()),
             _ => None,
         };
         let rows = works.iter().map(|w| w.inputs.len()).sum();

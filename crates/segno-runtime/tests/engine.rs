@@ -9,7 +9,9 @@ use segno_ir::Device;
 use segno_ir::sample::{SampleParams, philox};
 use segno_models::Model;
 use segno_runtime::adversary::Adversary;
-use segno_runtime::{Engine, EngineOptions, Event, Executor, ExecutorOptions, Finish, Request, RequestError};
+use segno_runtime::{
+    Engine, EngineOptions, Event, Executor, ExecutorOptions, Finish, Generation, Request, RequestError,
+};
 
 fn model() -> Model {
     let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/qwen35/model-q8_0.gguf"));
@@ -124,6 +126,17 @@ fn what_cannot_be_done_is_refused_with_its_reason() {
     assert!((1..=12).contains(&refused), "{refused} were refused");
 }
 
+/// Waits until the reply has begun.
+fn first_token(generation: &mut Generation) {
+    loop {
+        match generation.next_blocking() {
+            Some(Event::Token(_)) => return,
+            Some(Event::Prompt { .. }) => {}
+            other => panic!("no token, but {other:?}"),
+        }
+    }
+}
+
 #[test]
 fn a_dropped_or_cancelled_reply_ends_and_the_next_is_right() {
     let model = model();
@@ -131,10 +144,10 @@ fn a_dropped_or_cancelled_reply_ends_and_the_next_is_right() {
         let engine = engine(&model, device, 2, 512);
         let (expected, _) = engine.generate(request(60, 5, 12)).collect_blocking().expect("a reply");
         let mut dropped = engine.generate(request(200, 6, usize::MAX));
-        while !matches!(dropped.next_blocking(), Some(Event::Token(_))) {}
+        first_token(&mut dropped);
         drop(dropped);
         let mut cancelled = engine.generate(request(200, 7, usize::MAX));
-        while !matches!(cancelled.next_blocking(), Some(Event::Token(_))) {}
+        first_token(&mut cancelled);
         cancelled.cancel_flag().cancel();
         let (_, report) = cancelled.collect_blocking().expect("a report");
         assert_eq!(report.finish, Finish::Cancelled);

@@ -1,109 +1,218 @@
-//! `attention`: online softmax over pages at absolute multiples of 64, in position order.
+//! `attention`: online softmax over pages, in position order, reading what the pages store.
+//!
+//! A task takes some rows and heads that read one key/value head, so that a page is loaded once for
+//! all of them; each of them goes over the same blocks of 64 positions whatever the task is.
+
+use std::sync::Arc;
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
-use segno_ir::op::Attention;
-use segno_ir::{KvType, PAGE_TOKENS};
+use segno_ir::op::attention::KvDims;
+use segno_ir::{DeviceError, Graph, KvType, Node, op};
 
+use super::{Run, Setup, unsupported};
+use crate::context::Cx;
+use crate::memory::Shared;
 use crate::pool::Member;
-use crate::program::{Cx, Shared};
+use crate::simd::Softmax;
+use crate::simd::float::{FloatRows, FloatType, Inputs, Outputs, PAGE, Weighted};
 
-const PAGE: usize = PAGE_TOKENS as usize;
+/// Queries of a task: rows times heads.
+const QUERIES: usize = 32;
 
-/// Byte view of a page group that threads read.
-fn store(words: Shared<u32>, byte: usize, ty: KvType, values: &[f32]) {
+pub(super) struct Attention {
+    member: Member,
+    n_head: usize,
+    scale: f32,
+    sinks: Option<Arc<[f32]>>,
+    soft_cap: Option<f32>,
+    appends: bool,
+}
+
+/// Floats of scratch of a thread: queries, weights and sums of a task.
+pub(super) fn scratch_floats(graph: &Graph, op: &op::Attention) -> usize {
+    let dims = graph.states.get(op.state.0 as usize).and_then(KvDims::of);
+    dims.map_or(0, |dims| QUERIES * (dims.d_k + PAGE + dims.d_v))
+}
+
+pub(super) fn prepare(setup: &Setup<'_>, op: &op::Attention, node: &Node) -> Result<Attention, DeviceError> {
+    let member = Member::of(setup.plan, op.state);
+    let member = member.ok_or_else(|| unsupported(node, "the pool has no pages for its state"))?;
+    if KvDims::of(&setup.graph.states[op.state.0 as usize]) != Some(member.dims) {
+        return Err(unsupported(node, "the pool was planned for another graph"));
+    }
+    Ok(Attention {
+        member,
+        n_head: op.n_head,
+        scale: op.scale,
+        sinks: setup.optional(op.sinks)?,
+        soft_cap: op.soft_cap,
+        appends: node.inputs.len() == 3,
+    })
+}
+
+fn float_type(ty: KvType) -> FloatType {
     match ty {
-        KvType::F32 => {
-            // SAFETY: each row's place is written once a step, by one thread.
-            let place: &mut [f32] = bytemuck::cast_slice_mut(unsafe { words.get_mut(byte / 4, values.len()) });
-            place.copy_from_slice(values);
-        }
-        KvType::F16 => {
-            // SAFETY: as above; rows are multiples of 4 bytes since head sizes are even.
-            let place: &mut [f16] = bytemuck::cast_slice_mut(unsafe { words.get_mut(byte / 4, values.len() / 2) });
-            place.convert_from_f32_slice(values);
-        }
+        KvType::F32 => FloatType::F32,
+        KvType::F16 => FloatType::F16,
     }
 }
 
-/// `n` stored numbers, converted into `scratch` if they are not f32.
-fn load(words: Shared<u32>, byte: usize, ty: KvType, n: usize, scratch: &mut [f32]) -> &[f32] {
-    match ty {
-        KvType::F32 => {
-            // SAFETY: all rows of the step were stored before anyone reads.
-            bytemuck::cast_slice(unsafe { words.get(byte / 4, n) })
-        }
-        KvType::F16 => {
-            // SAFETY: as above.
-            let halves: &[f16] = bytemuck::cast_slice(unsafe { words.get(byte / 4, n / 2) });
-            halves.convert_to_f32_slice(&mut scratch[..n]);
-            &scratch[..n]
-        }
-    }
+/// Some rows of a span and some heads of one key/value head.
+#[derive(Clone, Copy)]
+struct Task {
+    /// First token row.
+    row: usize,
+    rows: usize,
+    /// First query head.
+    head: usize,
+    heads: usize,
 }
 
-pub(crate) fn run(cx: &Cx<'_>, op: &Attention, member: &Member, pages: &mut [u32]) {
-    let dims = member.dims;
-    let (n_kv, d_k, d_v) = (dims.n_head_kv, dims.d_k, dims.d_v);
-    let words = Shared::new(pages);
-    let place = |row: usize, position: usize| {
-        let table = &cx.step.spans[cx.rows[row].span].tables[member.group];
-        table.pages[position / PAGE - table.first as usize].0 as usize * member.page_bytes
-    };
-    if cx.inputs.len() == 3 {
-        cx.threads.split(cx.n_rows, 1, &|rows| {
-            for r in rows {
-                let position = cx.rows[r].position as usize;
-                let (page, token) = (place(r, position), position % PAGE);
-                let width = |ty: KvType, d: usize| ty.bytes(n_kv * d);
-                store(words, page + member.k_offset + token * width(member.k_type, d_k), member.k_type, cx.input(1, r));
-                store(words, page + member.v_offset + token * width(member.v_type, d_v), member.v_type, cx.input(2, r));
+/// The scratch memory of a task.
+struct Scratch<'a> {
+    q: &'a mut [f32],
+    weights: &'a mut [[f32; PAGE]],
+    y: &'a mut [f32],
+}
+
+impl Attention {
+    /// Byte offset of the page that holds a position of a row's sequence.
+    fn page(&self, cx: &Cx<'_>, row: usize, position: usize) -> usize {
+        let table = &cx.step.spans[cx.rows[row].span].tables[self.member.group];
+        table.pages[position / PAGE - table.first as usize].0 as usize * cx.groups[self.member.group].stride
+    }
+
+    /// Writes a row's keys and values to its page.
+    fn append(&self, cx: &Cx<'_>, r: usize) {
+        let m = &self.member;
+        let position = cx.rows[r].position as usize;
+        let (page, token) = (self.page(cx, r, position), position % PAGE);
+        let bytes = cx.groups[m.group].bytes;
+        store(bytes, page + m.k_offset + token * m.k_bytes(), m.k_type, cx.input(1, r));
+        store(bytes, page + m.v_offset + token * m.v_bytes(), m.v_type, cx.input(2, r));
+    }
+
+    /// Stored keys (or values) of a key/value head in a page.
+    fn stored<'a>(&self, cx: &Cx<'a>, page: usize, kv: usize, keys: bool) -> FloatRows<'a> {
+        let m = &self.member;
+        let (ty, offset, stride, n) = match keys {
+            true => (float_type(m.k_type), m.k_offset, m.k_bytes(), m.dims.d_k),
+            false => (float_type(m.v_type), m.v_offset, m.v_bytes(), m.dims.d_v),
+        };
+        let skip = kv * n * ty.bytes();
+        // SAFETY: all rows of the step were stored before; nobody writes pages now.
+        let bytes = unsafe { cx.groups[m.group].bytes.get(page + offset + skip, stride * PAGE - skip) };
+        FloatRows { ty, bytes, stride, rows: PAGE, n }
+    }
+
+    fn task(&self, cx: &Cx<'_>, task: Task, scratch: Scratch<'_>) {
+        let KvDims { n_head_kv, d_k, d_v, .. } = self.member.dims;
+        let kv = task.head / (self.n_head / n_head_kv);
+        let queries = task.rows * task.heads;
+        let Scratch { q, weights, y } = scratch;
+        let (weights, y) = (&mut weights[..queries], &mut y[..queries * d_v]);
+        let mut sums = [Softmax { max: f32::NEG_INFINITY, total: 0.0 }; QUERIES];
+        for i in 0..queries {
+            let (row, head) = (task.row + i / task.heads, task.head + i % task.heads);
+            q[i * d_k..][..d_k].copy_from_slice(&cx.input(0, row)[head * d_k..][..d_k]);
+            if let Some(sinks) = &self.sinks {
+                sums[i] = Softmax { max: sinks[head], total: 1.0 };
             }
+        }
+        y.fill(0.0);
+        let (low, high) = (cx.rows[task.row].position, cx.rows[task.row + task.rows - 1].position);
+        for block in self.member.dims.first_seen(low) as usize / PAGE..=high as usize / PAGE {
+            let page = self.page(cx, task.row, block * PAGE);
+            let (keys, v) = (self.stored(cx, page, kv, true), self.stored(cx, page, kv, false));
+            // Rows that see the same tokens of the page go together.
+            let mut from = 0;
+            while from < task.rows {
+                let seen = self.seen(cx.rows[task.row + from].position, block);
+                let alike = |r: &usize| self.seen(cx.rows[task.row + r].position, block) == seen;
+                let to = from + 1 + (from + 1..task.rows).take_while(alike).count();
+                if seen.0 < seen.1 {
+                    let part = from * task.heads..to * task.heads;
+                    let keys = keys.part(seen.0, seen.1);
+                    let x = Inputs { x: &q[part.start * d_k..part.end * d_k], stride: d_k, rows: part.len() };
+                    let products = Shared::new(weights[part.clone()].as_flattened_mut());
+                    (cx.kernels.products)(&keys, &x, &Outputs { y: products, offset: seen.0, stride: PAGE });
+                    let mut shrink = [0.0; QUERIES];
+                    for i in part.clone() {
+                        let softmax = cx.kernels.softmax_block;
+                        shrink[i] = softmax(&mut weights[i], seen, self.scale, self.soft_cap, &mut sums[i]);
+                    }
+                    let sum = Weighted { v, seen, weights: &weights[part.clone()], shrink: &shrink[part.clone()] };
+                    (cx.kernels.weighted_sums)(&sum, &mut y[part.start * d_v..part.end * d_v]);
+                }
+                from = to;
+            }
+        }
+        for (i, y) in y.chunks_exact(d_v).enumerate() {
+            let (row, head) = (task.row + i / task.heads, task.head + i % task.heads);
+            // SAFETY: this row and head are this task's.
+            let out = unsafe { cx.output(row, head * d_v..(head + 1) * d_v) };
+            out.iter_mut().zip(y).for_each(|(out, y)| *out = y / sums[i].total);
+        }
+    }
+
+    /// Tokens of a block that a row at `position` sees: first, and one past the last.
+    fn seen(&self, position: u32, block: usize) -> (usize, usize) {
+        let within = |position: usize| position.saturating_sub(block * PAGE).min(PAGE);
+        (within(self.member.dims.first_seen(position) as usize), within(position as usize + 1))
+    }
+}
+
+fn store(bytes: Shared<'_, u8>, at: usize, ty: KvType, values: &[f32]) {
+    // SAFETY: the step's page entries are distinct, and each row is stored by one thread.
+    let to = unsafe { bytes.get_mut(at, ty.bytes(values.len())) };
+    match ty {
+        KvType::F32 => to.copy_from_slice(bytemuck::cast_slice(values)),
+        // Entries start at even bytes of aligned memory, so the first form is always taken.
+        KvType::F16 => match bytemuck::try_cast_slice_mut::<u8, f16>(to) {
+            Ok(to) => to.convert_from_f32_slice(values),
+            Err(_) => {
+                let halves = to.as_chunks_mut().0.iter_mut().zip(values);
+                halves.for_each(|(to, value)| *to = f16::from_f32(*value).to_le_bytes());
+            }
+        },
+    }
+}
+
+impl Run for Attention {
+    fn run(&self, cx: &Cx<'_>) -> Result<(), DeviceError> {
+        let KvDims { n_head_kv, d_k, d_v, .. } = self.member.dims;
+        if self.appends {
+            let most = if cx.n_rows * n_head_kv * (d_k + d_v) < 16_384 { 1 } else { usize::MAX };
+            cx.threads.split(cx.n_rows, 1, most, &|_, rows| rows.for_each(|r| self.append(cx, r)));
+        }
+        // Few rows: heads are split so that every thread has a task.
+        let per_kv = self.n_head / n_head_kv;
+        let splits = cx.threads.n().div_ceil(cx.n_rows.max(1) * n_head_kv).min(per_kv);
+        let heads = per_kv.div_ceil(splits.max(1)).min(QUERIES);
+        let rows = (QUERIES / heads).max(1);
+        let mut tasks = Vec::new();
+        for (span, start) in cx.spans() {
+            for row in (0..span.inputs.len()).step_by(rows) {
+                let n = rows.min(span.inputs.len() - row);
+                for head in 0..n_head_kv {
+                    for part in (0..per_kv).step_by(heads) {
+                        let (head, heads) = (head * per_kv + part, heads.min(per_kv - part));
+                        tasks.push(Task { row: start + row, rows: n, head, heads });
+                    }
+                }
+            }
+        }
+        cx.threads.deal(tasks.len(), &|thread, i| {
+            if cx.cancelled() {
+                return;
+            }
+            // SAFETY: the scratch of this thread.
+            let scratch = unsafe { cx.scratch(thread) };
+            let (weights, scratch) = scratch.split_at_mut(QUERIES * PAGE);
+            let (q, y) = scratch.split_at_mut(QUERIES * d_k);
+            self.task(cx, tasks[i], Scratch { q, weights: weights.as_chunks_mut().0, y });
         });
+        Ok(())
     }
-    let sinks = op.sinks.map(|id| cx.vector(id));
-    let per_kv = op.n_head / n_kv;
-    cx.threads.split(cx.n_rows * op.n_head, 1, &|tasks| {
-        let mut scratch = vec![0.0; d_k.max(d_v)];
-        let mut scores = [0f32; PAGE];
-        let mut y = vec![0.0; d_v];
-        for task in tasks {
-            let (r, head) = (task / op.n_head, task % op.n_head);
-            let kv = head / per_kv;
-            let q = &cx.input(0, r)[head * d_k..][..d_k];
-            let last = cx.rows[r].position as usize;
-            let first = dims.first_seen(last as u32) as usize;
-            let (mut max, mut total) = match sinks {
-                Some(sinks) => (sinks[head], 1.0),
-                None => (f32::NEG_INFINITY, 0.0),
-            };
-            y.fill(0.0);
-            for block in first / PAGE..=last / PAGE {
-                let page = place(r, block * PAGE);
-                let (from, to) = (first.max(block * PAGE), last.min(block * PAGE + PAGE - 1));
-                let seen = &mut scores[..to - from + 1];
-                for (score, j) in seen.iter_mut().zip(from..) {
-                    let byte = page + member.k_offset + member.k_type.bytes((j % PAGE * n_kv + kv) * d_k);
-                    let z = (cx.kernels.dot)(q, load(words, byte, member.k_type, d_k, &mut scratch)) * op.scale;
-                    *score = op.soft_cap.map_or(z, |cap| cap * (z / cap).tanh());
-                }
-                let high = seen.iter().copied().fold(max, f32::max);
-                if high > max {
-                    let shrink = (max - high).exp();
-                    total *= shrink;
-                    y.iter_mut().for_each(|y| *y *= shrink);
-                    max = high;
-                }
-                for (score, j) in seen.iter().zip(from..) {
-                    let weight = (score - max).exp();
-                    total += weight;
-                    let byte = page + member.v_offset + member.v_type.bytes((j % PAGE * n_kv + kv) * d_v);
-                    (cx.kernels.axpy)(weight, load(words, byte, member.v_type, d_v, &mut scratch), &mut y);
-                }
-            }
-            // SAFETY: this head of this row is this task's.
-            let out = unsafe { cx.arena.get_mut(cx.out.offset + r * cx.out.stride + head * d_v, d_v) };
-            out.iter_mut().zip(&y).for_each(|(o, y)| *o = y / total);
-        }
-    });
 }

@@ -1,31 +1,44 @@
-//! `embed`.
+//! `embed`: rows of the embedding, or rows given by the caller.
 
-use segno_ir::op::Embed;
-use segno_ir::{DeviceError, Input};
+use segno_ir::{DeviceError, Input, op};
 
-use crate::program::Cx;
+use super::{Run, Setup};
+use crate::context::Cx;
+use crate::weights::Matrix;
 
-pub(crate) fn run(cx: &Cx<'_>, op: &Embed, tokens: &[Option<u32>]) -> Result<(), DeviceError> {
-    let inputs = cx.step.spans.iter().flat_map(|s| &s.inputs);
-    for (r, (input, token)) in inputs.zip(tokens).enumerate() {
-        let y = cx.output(r);
-        match (input, token, op.weight) {
-            (Input::Row { values, .. }, _, _) if values.len() == y.len() => y.copy_from_slice(values),
-            (_, Some(id), Some(weight)) => {
-                let decl = &cx.graph.weights[weight.0 as usize];
-                let fail = |reason: String| DeviceError::Weight { name: decl.name.clone(), reason };
-                let tensor = cx.source.tensor(&decl.name).ok_or_else(|| fail("is missing".into()))?;
-                let bytes = tensor.ty.row_bytes(y.len()).map_err(|e| fail(e.to_string()))?;
-                let row = &tensor.bytes[*id as usize * bytes..][..bytes];
-                segno_quant::decode_row(tensor.ty, row, y).map_err(|e| fail(e.to_string()))?;
-                if op.scale != 1.0 {
-                    y.iter_mut().for_each(|y| *y *= op.scale);
+pub(super) struct Embed {
+    weight: Option<Matrix>,
+    features: usize,
+    scale: f32,
+}
+
+pub(super) fn prepare(setup: &Setup<'_>, op: &op::Embed) -> Result<Embed, DeviceError> {
+    let weight = op.weight.map(|id| setup.matrix(id)).transpose()?;
+    Ok(Embed { weight, features: op.features, scale: op.scale })
+}
+
+impl Run for Embed {
+    fn run(&self, cx: &Cx<'_>) -> Result<(), DeviceError> {
+        let inputs = cx.step.spans.iter().flat_map(|s| &s.inputs);
+        for (r, (input, token)) in inputs.zip(cx.tokens).enumerate() {
+            // SAFETY: this op runs on the calling thread alone.
+            let y = unsafe { cx.output(r, 0..self.features) };
+            match (input, token, &self.weight) {
+                (Input::Row { values, .. }, ..) if values.len() == self.features => y.copy_from_slice(values),
+                (Input::Row { values, .. }, ..) => {
+                    let reason = format!("row {r} has {} values, expected {}", values.len(), self.features);
+                    return Err(DeviceError::Invalid(reason));
                 }
-            }
-            _ => {
-                return Err(DeviceError::Invalid(format!("row {r} does not fit an embedding of {} features", y.len())));
+                (_, Some(id), Some(weight)) if (*id as usize) < weight.n_out => {
+                    let row = weight.row(*id as usize);
+                    segno_quant::decode_row(weight.ty, row, y).map_err(|e| DeviceError::Invalid(e.to_string()))?;
+                    if self.scale != 1.0 {
+                        y.iter_mut().for_each(|y| *y *= self.scale);
+                    }
+                }
+                _ => return Err(DeviceError::Invalid(format!("row {r} is not a token of the vocabulary: {input:?}"))),
             }
         }
+        Ok(())
     }
-    Ok(())
 }

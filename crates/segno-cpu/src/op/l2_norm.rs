@@ -1,16 +1,25 @@
 //! `l2_norm`.
 
-use segno_ir::op::L2Norm;
+use segno_ir::DeviceError;
 
-use crate::program::Cx;
+use super::Run;
+use crate::context::Cx;
 
-pub(crate) fn run(cx: &Cx<'_>, op: &L2Norm) {
-    cx.threads.split(cx.n_rows, 1, &|rows| {
-        for r in rows {
-            for (x, y) in cx.input(0, r).chunks_exact(op.group).zip(cx.output(r).chunks_exact_mut(op.group)) {
-                let inverse = 1.0 / ((cx.kernels.dot)(x, x) + op.eps).sqrt();
+pub(super) struct L2Norm {
+    pub group: usize,
+    pub eps: f32,
+}
+
+impl Run for L2Norm {
+    fn run(&self, cx: &Cx<'_>) -> Result<(), DeviceError> {
+        cx.by_rows(2, |r| {
+            // SAFETY: `by_rows` gives each row to one thread.
+            let y = unsafe { cx.output(r, 0..cx.out.features) };
+            for (x, y) in cx.input(0, r).chunks_exact(self.group).zip(y.chunks_exact_mut(self.group)) {
+                let inverse = 1.0 / ((cx.kernels.sum_squares)(x) + self.eps).sqrt();
                 y.iter_mut().zip(x).for_each(|(y, x)| *y = x * inverse);
             }
-        }
-    });
+        });
+        Ok(())
+    }
 }

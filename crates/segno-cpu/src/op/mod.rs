@@ -1,36 +1,153 @@
-//! The ops, one file each where there is more to say than a formula.
+//! The ops: one file each, with the name it has in `segno-ir`, and one line each in the table below.
 
-pub(crate) mod activate;
-pub(crate) mod attention;
-pub(crate) mod delta_rule;
-pub(crate) mod embed;
-pub(crate) mod l2_norm;
-pub(crate) mod linear;
-pub(crate) mod mul;
-pub(crate) mod rms_norm;
-pub(crate) mod rope;
-pub(crate) mod select_rows;
-pub(crate) mod short_conv;
-pub(crate) mod slice;
-pub(crate) mod softplus;
+mod activate;
+mod add;
+mod attention;
+mod delta_rule;
+mod embed;
+mod l2_norm;
+mod linear;
+mod mul;
+mod rms_norm;
+mod rope;
+mod scale;
+mod select_rows;
+mod short_conv;
+mod slice;
+mod soft_cap;
+mod softplus;
 
-use crate::program::Cx;
+use std::sync::Arc;
 
-/// `y = f(x)` for every number.
-pub(crate) fn unary(cx: &Cx<'_>, f: impl Fn(f32) -> f32 + Sync) {
-    cx.threads.split(cx.n_rows, 1, &|rows| {
-        for r in rows {
-            cx.output(r).iter_mut().zip(cx.input(0, r)).for_each(|(y, x)| *y = f(*x));
-        }
-    });
+use segno_ir::{DeviceError, Domain, Graph, Node, Op, PoolPlan, ProgramLimits, StateId, ValueId, WeightDecl, WeightId};
+
+use crate::context::Cx;
+use crate::simd::Kernels;
+use crate::simd::quant::Rounding;
+use crate::weights::{CpuWeights, Matrix};
+
+pub(crate) use linear::{rounding, scratch_floats as linear_scratch};
+pub(crate) use rope::Turns;
+
+/// An op that is ready to run: weights found, sizes known.
+pub(crate) trait Run: Send {
+    /// Computes the op for a step.
+    fn run(&self, cx: &Cx<'_>) -> Result<(), DeviceError>;
 }
 
-/// `y = f(a, b)` for every pair.
-pub(crate) fn elementwise(cx: &Cx<'_>, f: impl Fn(f32, f32) -> f32 + Sync) {
-    cx.threads.split(cx.n_rows, 1, &|rows| {
-        for r in rows {
-            let pairs = cx.input(0, r).iter().zip(cx.input(1, r));
-            cx.output(r).iter_mut().zip(pairs).for_each(|(y, (a, b))| *y = f(*a, *b));
-        }
-    });
+/// What ops are prepared from.
+pub(crate) struct Setup<'a> {
+    pub graph: &'a Graph,
+    pub weights: &'a CpuWeights,
+    pub plan: &'a PoolPlan,
+    pub limits: &'a ProgramLimits,
+    pub kernels: &'static Kernels,
+    /// Whether activations stay in f32 beside block weights.
+    pub exact: bool,
+    /// The value that each memory for rounded activations holds when the next op runs.
+    pub rounded: [Option<ValueId>; 2],
+    /// The rotations so far.
+    pub turns: Vec<Turns>,
+}
+
+impl Setup<'_> {
+    fn decl(&self, id: WeightId) -> &WeightDecl {
+        &self.graph.weights[id.0 as usize]
+    }
+
+    fn matrix(&self, id: WeightId) -> Result<Matrix, DeviceError> {
+        self.weights.matrix(self.decl(id))
+    }
+
+    fn vector(&self, id: WeightId) -> Result<Arc<[f32]>, DeviceError> {
+        self.weights.vector(self.decl(id))
+    }
+
+    fn optional(&self, id: Option<WeightId>) -> Result<Option<Arc<[f32]>>, DeviceError> {
+        id.map(|id| self.vector(id)).transpose()
+    }
+
+    /// Offset of a recurrent state in a slot.
+    fn slot_offset(&self, id: StateId) -> Result<usize, DeviceError> {
+        let missing = || DeviceError::Invalid(format!("the pool has no room for recurrent state {}", id.0));
+        self.plan.layout.offset_of(id).ok_or_else(missing)
+    }
+
+    /// Whether rounding `value` for the next op is left to do; from now on it is done.
+    fn round(&mut self, rounding: Rounding, value: ValueId) -> bool {
+        let held = &mut self.rounded[rounding.index()];
+        let fresh = *held == Some(value);
+        *held = Some(value);
+        !fresh
+    }
+}
+
+fn unsupported(node: &Node, reason: &str) -> DeviceError {
+    DeviceError::Unsupported { device: "CPU".into(), op: node.op.name().into(), reason: reason.into() }
+}
+
+/// Whether an op reads positions or states, which rows have in their step only.
+fn needs_token_rows(op: &Op) -> bool {
+    matches!(op, Op::Embed(_) | Op::Rope(_) | Op::SelectRows(_)) || op.state().is_some()
+}
+
+/// Readies the op of a node.
+pub(crate) fn prepare(setup: &mut Setup<'_>, node: &Node) -> Result<Box<dyn Run>, DeviceError> {
+    let domain = node.inputs.first().map_or(Domain::Token, |v| setup.graph.nodes[v.0 as usize].domain);
+    if needs_token_rows(&node.op) && domain == Domain::Output {
+        return Err(unsupported(node, "it stands behind select_rows"));
+    }
+    Ok(match &node.op {
+        Op::Embed(op) => Box::new(embed::prepare(setup, op)?),
+        Op::Linear(op) => Box::new(linear::prepare(setup, op, node)?),
+        Op::RmsNorm(op) => Box::new(rms_norm::prepare(setup, op)?),
+        Op::L2Norm(op) => Box::new(l2_norm::L2Norm { group: op.group, eps: op.eps }),
+        Op::Rope(op) => Box::new(rope::prepare(setup, op)?),
+        Op::Attention(op) => Box::new(attention::prepare(setup, op, node)?),
+        Op::ShortConv(op) => Box::new(short_conv::prepare(setup, op)?),
+        Op::DeltaRule(op) => Box::new(delta_rule::prepare(setup, op)?),
+        Op::Activate(op) => Box::new(activate::Activate { function: op.function }),
+        Op::Softplus(op) => Box::new(softplus::prepare(setup, op)?),
+        Op::Add(_) => Box::new(add::Add),
+        Op::Mul(op) => Box::new(mul::prepare(setup, op)?),
+        Op::Scale(op) => Box::new(scale::Scale { factor: op.factor }),
+        Op::SoftCap(op) => Box::new(soft_cap::SoftCap { cap: op.cap }),
+        Op::Slice(op) => Box::new(slice::prepare(op)),
+        Op::SelectRows(_) => Box::new(select_rows::SelectRows),
+        _ => return Err(unsupported(node, "the CPU backend does not have it")),
+    })
+}
+
+/// Whether [`prepare`] knows an op.
+pub(crate) fn is_known(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::Embed(_)
+            | Op::Linear(_)
+            | Op::RmsNorm(_)
+            | Op::L2Norm(_)
+            | Op::Rope(_)
+            | Op::Attention(_)
+            | Op::ShortConv(_)
+            | Op::DeltaRule(_)
+            | Op::Activate(_)
+            | Op::Softplus(_)
+            | Op::Add(_)
+            | Op::Mul(_)
+            | Op::Scale(_)
+            | Op::SoftCap(_)
+            | Op::Slice(_)
+            | Op::SelectRows(_)
+    )
+}
+
+/// Floats of scratch that a thread needs for an op.
+pub(crate) fn scratch_floats(graph: &Graph, node: &Node, kernels: &'static Kernels, exact: bool) -> usize {
+    match &node.op {
+        Op::Linear(op) => linear_scratch(&graph.weights[op.weight.0 as usize], kernels, exact),
+        Op::Attention(op) => attention::scratch_floats(graph, op),
+        Op::DeltaRule(op) => delta_rule::scratch_floats(op),
+        Op::ShortConv(op) => short_conv::scratch_floats(&graph.weights[op.weight.0 as usize]),
+        _ => 0,
+    }
 }

@@ -1,15 +1,29 @@
 //! `mul`.
 
-use segno_ir::op::Mul;
+use std::sync::Arc;
 
-use super::elementwise;
-use crate::program::Cx;
+use segno_ir::{DeviceError, op};
 
-pub(crate) fn run(cx: &Cx<'_>, op: &Mul) {
-    let Some(id) = op.weight else { return elementwise(cx, |a, b| a * b) };
-    let w = cx.vector(id);
-    for r in 0..cx.n_rows {
-        let pairs = cx.input(0, r).iter().zip(w);
-        cx.output(r).iter_mut().zip(pairs).for_each(|(y, (a, b))| *y = a * b);
+use super::{Run, Setup};
+use crate::context::Cx;
+
+pub(super) struct Mul {
+    weight: Option<Arc<[f32]>>,
+}
+
+pub(super) fn prepare(setup: &Setup<'_>, op: &op::Mul) -> Result<Mul, DeviceError> {
+    Ok(Mul { weight: setup.optional(op.weight)? })
+}
+
+impl Run for Mul {
+    fn run(&self, cx: &Cx<'_>) -> Result<(), DeviceError> {
+        cx.elementwise(1, |r, columns| {
+            let b = self.weight.as_deref().unwrap_or_else(|| cx.input(1, r));
+            let pairs = cx.input(0, r)[columns.clone()].iter().zip(&b[columns.clone()]);
+            // SAFETY: `elementwise` gives each number to one thread.
+            let y = unsafe { cx.output(r, columns) };
+            y.iter_mut().zip(pairs).for_each(|(y, (a, b))| *y = a * b);
+        });
+        Ok(())
     }
 }

@@ -1,49 +1,87 @@
-//! `short_conv`.
+//! `short_conv`: channels side by side, taps from the oldest to the newest.
 
-use segno_ir::StateLayout;
-use segno_ir::op::ShortConv;
+use std::sync::Arc;
 
-use crate::program::{Cx, Shared};
+use segno_ir::{DeviceError, Span, WeightDecl, op};
 
-pub(crate) fn run(cx: &Cx<'_>, op: &ShortConv, slots: &mut [f32], layout: &StateLayout) {
-    let w = cx.vector(op.weight);
-    let bias = op.bias.map(|id| cx.vector(id));
-    let channels = cx.out.features;
-    let (kernel, tail) = (w.len() / channels, w.len() / channels - 1);
-    let at = layout.offset_of(op.state).unwrap_or(0);
-    let n_state = channels * tail;
-    let shared = Shared::new(slots);
-    let place = |slot: segno_ir::SlotId| slot.0 as usize * layout.slot_floats + at;
-    let starts = cx.span_starts();
-    for (span, start) in cx.step.spans.iter().zip(starts) {
+use super::{Run, Setup};
+use crate::context::Cx;
+
+pub(super) struct ShortConv {
+    /// `[tap, channel]`.
+    taps: Vec<f32>,
+    bias: Option<Arc<[f32]>>,
+    silu: bool,
+    kernel: usize,
+    channels: usize,
+    offset: usize,
+}
+
+/// Floats of scratch of a thread: the rows before a span, channels side by side.
+pub(super) fn scratch_floats(weight: &WeightDecl) -> usize {
+    weight.n_elements()
+}
+
+pub(super) fn prepare(setup: &Setup<'_>, op: &op::ShortConv) -> Result<ShortConv, DeviceError> {
+    let decl = setup.decl(op.weight);
+    let (kernel, channels) = (decl.row_len(), decl.n_rows());
+    let w = setup.vector(op.weight)?;
+    let taps = (0..kernel).flat_map(|j| w.iter().skip(j).step_by(kernel).copied()).collect();
+    let offset = setup.slot_offset(op.state)?;
+    Ok(ShortConv { taps, bias: setup.optional(op.bias)?, silu: op.silu, kernel, channels, offset })
+}
+
+impl ShortConv {
+    /// One span's rows, for some of the channels. `before` is memory for the rows before it.
+    fn span(&self, cx: &Cx<'_>, span: &Span, start: usize, channels: std::ops::Range<usize>, before: &mut [f32]) {
+        let (tail, n) = (self.kernel - 1, channels.len());
         let rows = span.inputs.len();
-        // SAFETY: `from` is written by nobody in a step.
-        let before = unsafe { shared.get(place(span.from), n_state) };
-        let value = |t: usize, j: usize, c: usize| -> f32 {
-            // Input t - tail + j, from the state where it lies before the span.
-            if t + j >= tail { cx.input(0, start + t + j - tail)[c] } else { before[c * tail + t + j] }
+        // SAFETY: a step does not write the slots that it reads.
+        let state = unsafe { cx.slots.get(cx.slot(span.from, self.offset + channels.start * tail), n * tail) };
+        for (c, history) in state.chunks_exact(tail).enumerate() {
+            history.iter().enumerate().for_each(|(j, x)| before[j * n + c] = *x);
+        }
+        // Row `i` of the history: those before the span come first.
+        let history = |i: usize| match i.checked_sub(tail) {
+            Some(t) => &cx.input(0, start + t)[channels.clone()],
+            None => &before[i * n..][..n],
         };
-        cx.threads.split(rows, 1, &|range| {
-            for t in range {
-                let y = cx.output(start + t);
-                for c in 0..channels {
-                    let mut sum = bias.map_or(0.0, |b| b[c]);
-                    for j in 0..kernel {
-                        sum += w[c * kernel + j] * value(t, j, c);
-                    }
-                    y[c] = if op.silu { sum / (1.0 + (-sum).exp()) } else { sum };
-                }
+        for t in 0..rows {
+            // SAFETY: these channels are this thread's.
+            let y = unsafe { cx.output(start + t, channels.clone()) };
+            match &self.bias {
+                Some(bias) => y.copy_from_slice(&bias[channels.clone()]),
+                None => y.fill(0.0),
             }
-        });
-        let ends = span.snapshots.iter().copied().chain([(rows as u32, span.to)]);
-        for (after, slot) in ends {
-            // SAFETY: a step's written slots are distinct, and none is a `from`.
-            let state = unsafe { shared.get_mut(place(slot), n_state) };
-            for c in 0..channels {
-                for j in 0..tail {
-                    state[c * tail + j] = value(after as usize, j, c);
-                }
+            for j in 0..self.kernel {
+                (cx.kernels.multiply_add)(&self.taps[j * self.channels..][channels.clone()], history(t + j), y);
+            }
+            if self.silu {
+                (cx.kernels.silu)(y);
             }
         }
+        let ends = span.snapshots.iter().copied().chain([(rows as u32, span.to)]);
+        for (after, slot) in ends {
+            // SAFETY: a step's written slots are distinct and not read, and these channels are this thread's.
+            let state = unsafe { cx.slots.get_mut(cx.slot(slot, self.offset + channels.start * tail), n * tail) };
+            for j in 0..tail {
+                let row = history(after as usize + j);
+                state.iter_mut().skip(j).step_by(tail).zip(row).for_each(|(s, x)| *s = *x);
+            }
+        }
+    }
+}
+
+impl Run for ShortConv {
+    fn run(&self, cx: &Cx<'_>) -> Result<(), DeviceError> {
+        let most = if cx.n_rows * self.channels * self.kernel < 16_384 { 1 } else { usize::MAX };
+        cx.threads.split(self.channels, 16, most, &|thread, channels| {
+            // SAFETY: the scratch of this thread.
+            let scratch = unsafe { cx.scratch(thread) };
+            for (span, start) in cx.spans() {
+                self.span(cx, span, start, channels.clone(), scratch);
+            }
+        });
+        Ok(())
     }
 }

@@ -1,17 +1,32 @@
-//! `slice`: of one run it is a view and nothing is done.
+//! `slice`: one run is a view into the input, and nothing is done.
 
-use segno_ir::op::Slice;
+use segno_ir::{DeviceError, op};
 
-use crate::program::Cx;
+use super::Run;
+use crate::context::Cx;
 
-pub(crate) fn run(cx: &Cx<'_>, op: &Slice) {
-    if op.count == 1 {
-        return;
-    }
-    for r in 0..cx.n_rows {
-        let x = cx.input(0, r);
-        for (g, y) in cx.output(r).chunks_exact_mut(op.width).enumerate() {
-            y.copy_from_slice(&x[op.offset + g * op.stride..][..op.width]);
+pub(super) struct Slice {
+    op: op::Slice,
+}
+
+pub(super) fn prepare(op: &op::Slice) -> Slice {
+    Slice { op: op.clone() }
+}
+
+impl Run for Slice {
+    fn run(&self, cx: &Cx<'_>) -> Result<(), DeviceError> {
+        let op::Slice { offset, width, stride, count } = self.op;
+        if count == 1 {
+            return Ok(());
         }
+        cx.by_rows(1, |r| {
+            let x = cx.input(0, r);
+            // SAFETY: `by_rows` gives each row to one thread.
+            let y = unsafe { cx.output(r, 0..width * count) };
+            for (g, y) in y.chunks_exact_mut(width).enumerate() {
+                y.copy_from_slice(&x[offset + g * stride..][..width]);
+            }
+        });
+        Ok(())
     }
 }

@@ -1,16 +1,35 @@
 //! `softplus`.
 
-use segno_ir::op::Softplus;
+use std::sync::Arc;
 
-use crate::program::Cx;
+use segno_ir::{DeviceError, op};
 
-pub(crate) fn run(cx: &Cx<'_>, op: &Softplus) {
-    let (bias, factor) = (op.bias.map(|id| cx.vector(id)), op.factor.map(|id| cx.vector(id)));
-    for r in 0..cx.n_rows {
-        for (i, (y, x)) in cx.output(r).iter_mut().zip(cx.input(0, r)).enumerate() {
-            let x = x + bias.map_or(0.0, |b| b[i]);
-            let s = if x > 20.0 { x } else { x.exp().ln_1p() };
-            *y = s * factor.map_or(1.0, |a| a[i]);
-        }
+use super::{Run, Setup};
+use crate::context::Cx;
+
+pub(super) struct Softplus {
+    bias: Option<Arc<[f32]>>,
+    factor: Option<Arc<[f32]>>,
+}
+
+pub(super) fn prepare(setup: &Setup<'_>, op: &op::Softplus) -> Result<Softplus, DeviceError> {
+    Ok(Softplus { bias: setup.optional(op.bias)?, factor: setup.optional(op.factor)? })
+}
+
+impl Run for Softplus {
+    fn run(&self, cx: &Cx<'_>) -> Result<(), DeviceError> {
+        cx.elementwise(10, |r, columns| {
+            // SAFETY: `elementwise` gives each number to one thread.
+            let y = unsafe { cx.output(r, columns.clone()) };
+            y.copy_from_slice(&cx.input(0, r)[columns.clone()]);
+            if let Some(bias) = &self.bias {
+                y.iter_mut().zip(&bias[columns.clone()]).for_each(|(y, b)| *y += b);
+            }
+            (cx.kernels.softplus_in_place)(y);
+            if let Some(factor) = &self.factor {
+                y.iter_mut().zip(&factor[columns]).for_each(|(y, a)| *y *= a);
+            }
+        });
+        Ok(())
     }
 }
