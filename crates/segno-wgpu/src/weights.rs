@@ -4,6 +4,7 @@ use std::any::Any;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use rayon::prelude::*;
 use segno_ir::reference::decode_tensor;
 use segno_ir::{DeviceError, Graph, Op, Tensor, WeightDecl, WeightId, WeightSource, Weights};
 use segno_quant::TensorType;
@@ -197,24 +198,26 @@ fn matrix(arenas: &mut Arenas<'_>, decl: &WeightDecl, tensor: &Tensor<'_>) -> Re
 
 /// Rows as the device has them: blocks padded to whole words, unknown types decoded.
 fn repack(decl: &WeightDecl, rows: &[u8], from_bytes: usize, to_bytes: usize) -> Result<Vec<u8>, String> {
-    let mut out = Vec::with_capacity(rows.len() / from_bytes * to_bytes);
-    let mut values = vec![0f32; decl.row_len()];
-    for row in rows.chunks_exact(from_bytes) {
-        match format(decl.ty) {
-            Some(f) if f.padded == f.bytes => out.extend_from_slice(row),
-            Some(f) => {
-                for block in row.chunks_exact(f.bytes) {
-                    out.extend_from_slice(&block[..f.pad_at]);
-                    out.resize(out.len() + f.padded - f.bytes, 0);
-                    out.extend_from_slice(&block[f.pad_at..]);
-                }
-            }
-            None => {
-                segno_quant::decode_row(decl.ty, row, &mut values).map_err(|e| e.to_string())?;
-                out.extend_from_slice(bytemuck::cast_slice(&values));
-            }
+    let mut out = vec![0u8; rows.len() / from_bytes * to_bytes];
+    let pairs = rows.par_chunks_exact(from_bytes).zip(out.par_chunks_exact_mut(to_bytes));
+    pairs.try_for_each(|(row, out)| match format(decl.ty) {
+        Some(f) if f.padded == f.bytes => {
+            out[..row.len()].copy_from_slice(row);
+            Ok::<(), String>(())
         }
-        out.resize(out.len().next_multiple_of(4), 0);
-    }
+        Some(f) => {
+            for (block, out) in row.chunks_exact(f.bytes).zip(out.chunks_exact_mut(f.padded)) {
+                out[..f.pad_at].copy_from_slice(&block[..f.pad_at]);
+                out[f.pad_at + f.padded - f.bytes..].copy_from_slice(&block[f.pad_at..]);
+            }
+            Ok(())
+        }
+        None => {
+            let mut values = vec![0f32; decl.row_len()];
+            segno_quant::decode_row(decl.ty, row, &mut values).map_err(|e| e.to_string())?;
+            out.copy_from_slice(bytemuck::cast_slice(&values));
+            Ok(())
+        }
+    })?;
     Ok(out)
 }

@@ -98,3 +98,29 @@ fn the_demo_model_replies_and_remembers() {
         chat.assistant(&text);
     }
 }
+
+/// The fixture's first 16 tokens, continued by the reference that was made with transformers.
+#[test]
+fn the_fixture_continues_as_transformers_does() {
+    let folder = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/qwen35"));
+    let bytes = std::fs::read(folder.join("expected.safetensors")).expect("a fixture");
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).expect("safetensors");
+    let ids = |name: &str| -> Vec<u32> {
+        let data = tensors.tensor(name).expect("a tensor").data().chunks_exact(4);
+        data.map(|b| u32::from_le_bytes(b.try_into().expect("4 bytes"))).collect()
+    };
+    let model = Model::open(folder.join("model-f16.gguf")).expect("opens");
+    for device in ["cpu", "vulkan"] {
+        let options = LoadOptions { device: device.into(), context: Some(64), batch: 64, ..Default::default() };
+        let session = model.load(&options).expect("loads");
+        let greedy = segno_runtime::Request {
+            prompt: ids("tokens")[..16].to_vec(),
+            max_tokens: 32,
+            params: segno_ir::SampleParams::greedy(),
+            bias: Vec::new(),
+            stop: Vec::new(),
+        };
+        let (reply, _) = session.engine().generate(greedy).collect_blocking().expect("a reply");
+        assert_eq!(reply, ids("greedy"), "on {device}");
+    }
+}
