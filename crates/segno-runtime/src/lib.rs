@@ -17,6 +17,7 @@
 pub mod adversary;
 mod engine;
 mod executor;
+pub mod image;
 mod ledger;
 mod pages;
 
