@@ -33,7 +33,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             bias: Vec::new(),
             stop: Vec::new(),
         };
-        let work = Work { sequence, kind: SpanKind::Prefill, inputs: prompt, outputs: vec![31] };
+        let work = Work { sequence, kind: SpanKind::Prefill, inputs: prompt, outputs: vec![31], snapshots: Vec::new() };
         let issued = executor.issue(vec![work], &Cancel::new())?;
         let mut ticket = executor.sample(&issued.rows, &[draw(32)])?;
         let mut flights = vec![(issued, None)];
@@ -51,7 +51,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 executor.confirm(issued);
             }
             let inputs = vec![Input::Sampled { ticket: ticket.id, row: 0 }];
-            let work = Work { sequence, kind: SpanKind::Decode, inputs, outputs: vec![0] };
+            let work = Work { sequence, kind: SpanKind::Decode, inputs, outputs: vec![0], snapshots: Vec::new() };
             let issued = executor.issue(vec![work], &Cancel::new())?;
             let drawn = executor.sample(&issued.rows, &[draw(33 + step)])?;
             let before = std::mem::replace(&mut ticket, drawn);

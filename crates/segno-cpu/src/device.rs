@@ -54,6 +54,7 @@ impl CpuDevice {
             memory_bytes: None,
             features: vec![kernels.level.into()],
             steps_in_flight: 1,
+            equal_kinds: true,
             numerics: format!("cpu/{}/{activations}/{}", kernels.level, segno_ir::NUMERICS_VERSION),
         };
         CpuDevice { kernels, exact: options.exact_activations, threads, capabilities }

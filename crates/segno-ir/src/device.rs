@@ -378,6 +378,8 @@ pub struct Capabilities {
     pub features: Vec<String>,
     /// Steps that may be under way at once: 2 where host and device overlap.
     pub steps_in_flight: usize,
+    /// Whether rows computed as prefill and as decode have the same bits.
+    pub equal_kinds: bool,
     /// Names everything that decides the bits of a result: part of a state's key.
     pub numerics: String,
 }

@@ -1,13 +1,14 @@
 //! The engine: one thread that owns an executor, takes requests and sends tokens.
 //!
 //! Requests are batched continuously: every step carries one row of each sequence that is
-//! generating, and pieces of the prompts that are still being read. Sequences that have finished
-//! stay, as long as there is room, and are played on from when a later prompt begins with them.
+//! generating, and pieces of the prompts that are still being read. What was read is remembered as
+//! checkpoints; a later prompt is read from where it parts from them. A prompt whose beginning is
+//! just being read for another waits for that.
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -15,9 +16,11 @@ use std::time::{Duration, Instant};
 use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
 use futures::{Stream, StreamExt};
 use segno_ir::sample::{SampleParams, SampleRow};
-use segno_ir::{Cancel, DeviceError, Input, PAGE_TOKENS, SpanKind, Ticket};
+use segno_ir::{Cancel, DeviceError, Input, Output, PAGE_TOKENS, Pending, SpanKind, Ticket};
 
-use crate::executor::{Executor, ExecutorError, Issued, SequenceId, Work};
+use crate::checkpoints::{CheckpointMode, CheckpointOptions, CheckpointStats, Checkpoints, Place, Reuse, Why};
+use crate::executor::{Executor, ExecutorError, Frozen, Issued, SequenceId, Work};
+use crate::image::{Key, Made};
 use crate::ledger::Ledger;
 
 /// How an engine schedules.
@@ -29,19 +32,43 @@ pub struct EngineOptions {
     pub step_timeout: Duration,
     /// Target for a step that others' tokens wait for.
     pub shared_step: Duration,
+    /// What is remembered of prompts and replies.
+    pub checkpoints: CheckpointOptions,
 }
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        EngineOptions { max_queued: 64, step_timeout: Duration::from_secs(120), shared_step: Duration::from_millis(50) }
+        EngineOptions {
+            max_queued: 64,
+            step_timeout: Duration::from_secs(120),
+            shared_step: Duration::from_millis(50),
+            checkpoints: CheckpointOptions::default(),
+        }
     }
 }
 
+/// A row of a prompt that is no token: part of an image, say.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EmbeddedRow {
+    /// Its position in the prompt; the token there is not read.
+    pub position: usize,
+    /// As many values as the model is wide.
+    pub values: Arc<[f32]>,
+    /// Hash of what it stands for: rows of equal hash are the same.
+    pub content: u128,
+}
+
 /// What to generate.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Request {
     /// The prompt, at least one token.
     pub prompt: Vec<u32>,
+    /// Rows in place of some of its tokens, by ascending position.
+    pub rows: Vec<EmbeddedRow>,
+    /// Positions at which messages end, ascending: good places for checkpoints.
+    pub borders: Vec<u32>,
+    /// Neither goes on from what is remembered nor leaves anything behind.
+    pub forget: bool,
     /// Most tokens to generate; the context's end stops earlier.
     pub max_tokens: usize,
     /// How to draw.
@@ -68,6 +95,9 @@ pub enum RequestError {
         /// Size of the vocabulary.
         n_vocab: usize,
     },
+    /// An embedded row that cannot stand where it is said to.
+    #[error("embedded row {0} is outside the prompt, out of order, or not {1} numbers")]
+    Row(usize, usize),
     /// The prompt leaves no room for a reply.
     #[error("the prompt has {tokens} tokens and the context {n_ctx}; shorten it or raise -c")]
     PromptTooLong {
@@ -107,6 +137,14 @@ pub struct Report {
     pub prompt_tokens: usize,
     /// Those of them whose state was there already.
     pub reused_tokens: usize,
+    /// Where it came from.
+    pub reuse: Reuse,
+    /// Checkpoints taken.
+    pub saved: usize,
+    /// Time that they took on the host.
+    pub save_time: Duration,
+    /// What all checkpoints hold, at the end.
+    pub checkpoints: CheckpointStats,
     /// Tokens generated.
     pub generated_tokens: usize,
     /// From the start of the work to the first token.
@@ -181,8 +219,11 @@ impl Drop for Generation {
     }
 }
 
+type Call = Box<dyn FnOnce(&mut Scheduler) + Send>;
+
 enum Message {
     Generate { request: Request, events: UnboundedSender<Event>, cancel: Cancel },
+    Call(Call),
     Stop,
 }
 
@@ -223,6 +264,48 @@ impl Engine {
         Generation { events, cancel }
     }
 
+    /// Does something between two steps, and waits for it.
+    fn call<T: Send + 'static>(&self, f: impl FnOnce(&mut Scheduler) -> T + Send + 'static) -> Result<T, RequestError> {
+        let (sender, result) = mpsc::channel();
+        let call: Call = Box::new(move |scheduler| {
+            let _ = sender.send(f(scheduler));
+        });
+        self.messages.send(Message::Call(call)).map_err(|_| RequestError::Stopped)?;
+        result.recv().map_err(|_| RequestError::Stopped)
+    }
+
+    /// What checkpoints hold now.
+    pub fn checkpoints(&self) -> Result<CheckpointStats, RequestError> {
+        self.call(|s| s.checkpoints.stats(&s.executor))
+    }
+
+    /// Positions of the checkpoints on the way to a prompt, ascending, and why they were taken.
+    pub fn checkpoint_positions(&self, prompt: &[u32]) -> Result<Vec<(u32, Why)>, RequestError> {
+        let keys = keys_of(prompt);
+        self.call(move |s| s.checkpoints.positions(&keys))
+    }
+
+    /// Bytes that checkpoints may hold on the device; no more than was planned.
+    pub fn set_checkpoint_budget(&self, bytes: u64) -> Result<(), RequestError> {
+        self.call(move |s| s.checkpoints.set_budget(&mut s.executor, bytes))
+    }
+
+    /// Keeps the checkpoints on the way to a prompt whatever the budget wants dropped, or no longer; how many there are.
+    pub fn pin(&self, prompt: &[u32], pinned: bool) -> Result<usize, RequestError> {
+        let keys = keys_of(prompt);
+        self.call(move |s| s.checkpoints.pin(&keys, pinned))
+    }
+
+    /// Drops all checkpoints.
+    pub fn forget(&self) -> Result<(), RequestError> {
+        self.call(|s| s.checkpoints.clear(&mut s.executor))
+    }
+
+    /// Free slots, and free pages of each group: for tests that look for leaks.
+    pub fn free(&self) -> Result<(usize, Vec<usize>), RequestError> {
+        self.call(|s| s.executor.free())
+    }
+
     /// The memory plan.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
@@ -259,13 +342,54 @@ enum Next {
     },
 }
 
+fn keys_of(tokens: &[u32]) -> Vec<Key> {
+    tokens.iter().map(|&t| Key::from(t)).collect()
+}
+
+impl Request {
+    fn keys(&self) -> Vec<Key> {
+        let mut keys = keys_of(&self.prompt);
+        for row in &self.rows {
+            keys[row.position] = Key::of_row(row.content);
+        }
+        keys
+    }
+
+    /// Rows `range` of the prompt.
+    fn inputs(&self, range: std::ops::Range<usize>) -> Vec<Input> {
+        let mut inputs: Vec<Input> = self.prompt[range.clone()].iter().map(|&id| Input::Token(id)).collect();
+        for row in self.rows.iter().filter(|row| range.contains(&row.position)) {
+            inputs[row.position - range.start] = Input::Row { values: row.values.clone(), content: row.content };
+        }
+        inputs
+    }
+}
+
+struct Queued {
+    request: Request,
+    keys: Vec<Key>,
+    events: UnboundedSender<Event>,
+    cancel: Cancel,
+}
+
 struct Active {
     id: u64,
     request: Request,
+    /// Of the prompt, then of the reply.
+    keys: Vec<Key>,
     events: UnboundedSender<Event>,
     cancel: Cancel,
     sequence: SequenceId,
-    reused: usize,
+    reuse: Reuse,
+    made: Made,
+    /// Checkpoints that the prompt is still to leave behind, ascending; those of steps under way first.
+    plan: VecDeque<Place>,
+    /// States of the last few tokens of the reply, ascending.
+    recent: Vec<Frozen>,
+    saved: usize,
+    save_time: Duration,
+    /// Reads a finished reply again, for nobody.
+    is_copy: bool,
     /// Tokens of the prompt that were issued.
     fed: usize,
     /// Tokens that were issued to be drawn.
@@ -279,53 +403,108 @@ struct Active {
     first_token: Option<Instant>,
 }
 
+impl Active {
+    /// How the token at `position` is drawn from an output row.
+    fn draw(&self, row: u32, position: u32) -> SampleRow {
+        let Request { params, bias, stop, .. } = &self.request;
+        SampleRow { row, params: params.clone(), position, bias: bias.clone(), stop: stop.clone() }
+    }
+
+    /// Takes a token that was drawn: the next of the reply, or the end.
+    fn accept(&mut self, id: u32, n_ctx: u32) {
+        self.first_token.get_or_insert_with(Instant::now);
+        if self.request.stop.contains(&id) {
+            self.finish = Some(Finish::Stop);
+            return;
+        }
+        self.reply.push(id);
+        self.keys.push(Key::from(id));
+        if self.events.unbounded_send(Event::Token(id)).is_err() {
+            self.finish = Some(Finish::Cancelled);
+        } else if self.reply.len() >= self.request.max_tokens {
+            self.finish = Some(Finish::Length);
+        } else if self.request.prompt.len() + self.reply.len() > n_ctx as usize {
+            self.finish = Some(Finish::Context);
+        }
+    }
+
+    /// Drops those states of recent tokens that the distance from the end does not want any more: they thin out by
+    /// powers of two, so that going back by `r` tokens replays fewer than `r`.
+    fn thin_recent(&mut self, executor: &mut Executor) {
+        let Some(last) = self.recent.last().map(Frozen::n_tokens) else { return };
+        let kept = |n: u32| n.is_multiple_of(PAGE_TOKENS) || n.is_multiple_of(1 << (last - n).max(1).ilog2());
+        let (kept, dropped) = std::mem::take(&mut self.recent).into_iter().partition(|f| kept(f.n_tokens()));
+        self.recent = kept;
+        let dropped: Vec<Frozen> = dropped;
+        dropped.into_iter().for_each(|frozen| executor.release(frozen));
+    }
+}
+
+/// A sequence in a step.
+struct Member {
+    active: u64,
+    /// Whether a token is drawn for it.
+    draw: bool,
+    /// Its position after the step.
+    end: u32,
+}
+
 struct Flight {
     issued: Issued,
     ticket: Ticket,
-    /// `(active, whether a token is drawn for it)`, in the order of the ticket's rows.
-    members: Vec<(u64, bool)>,
+    /// Logits after whole prompts.
+    logits: Vec<(u64, Pending<Vec<f32>>)>,
+    /// In the order of the ticket's rows.
+    members: Vec<Member>,
     rows: usize,
     issued_at: Instant,
 }
 
-struct Idle {
-    tokens: Vec<u32>,
-    sequence: SequenceId,
-}
-
 struct Scheduler {
     executor: Executor,
+    checkpoints: Checkpoints,
     n_vocab: usize,
     options: EngineOptions,
-    queue: VecDeque<(Request, UnboundedSender<Event>, Cancel)>,
+    queue: VecDeque<Queued>,
     active: Vec<Active>,
-    /// Finished sequences, the one used last at the end.
-    idle: Vec<Idle>,
+    /// Finished contexts to read again when there is nothing else to do.
+    copies: Vec<Vec<u32>>,
     flights: VecDeque<Flight>,
     next_id: u64,
     /// Measured prefill rate, for steps that others wait for.
     rows_per_second: f64,
     lost: Option<RequestError>,
+    /// Whether replies leave the states of their last tokens behind.
+    keeps_recent: bool,
 }
 
 impl Scheduler {
     fn new(executor: Executor, n_vocab: usize, options: EngineOptions) -> Self {
+        let slots_each = executor.checkpoint_slots() / executor.options().n_sequences as usize;
+        let keeps_recent = options.checkpoints.mode == CheckpointMode::Tree
+            && !executor.is_rewindable()
+            && slots_each >= 3 * PAGE_TOKENS.ilog2() as usize;
         Scheduler {
+            checkpoints: Checkpoints::new(options.checkpoints.clone(), &executor),
             executor,
             n_vocab,
             options,
             queue: VecDeque::new(),
             active: Vec::new(),
-            idle: Vec::new(),
+            copies: Vec::new(),
             flights: VecDeque::new(),
             next_id: 0,
             rows_per_second: 0.0,
             lost: None,
+            keeps_recent,
         }
     }
 
     fn run(&mut self, inbox: &mpsc::Receiver<Message>) {
         loop {
+            if self.active.is_empty() && self.queue.is_empty() {
+                self.copy_a_reply();
+            }
             let waiting = self.active.is_empty() && self.queue.is_empty() && self.flights.is_empty();
             let mut message = match waiting {
                 true => inbox.recv().ok(),
@@ -334,13 +513,13 @@ impl Scheduler {
             if waiting && message.is_none() {
                 return;
             }
-            while let Some(Message::Generate { request, events, cancel }) = message {
-                self.enqueue(request, events, cancel);
+            while let Some(next) = message {
+                match next {
+                    Message::Generate { request, events, cancel } => self.enqueue(request, events, cancel),
+                    Message::Call(call) => call(self),
+                    Message::Stop => return self.break_off(&RequestError::Stopped),
+                }
                 message = inbox.try_recv().ok();
-            }
-            if let Some(Message::Stop) = message {
-                self.break_off(&RequestError::Stopped);
-                return;
             }
             self.turn();
         }
@@ -349,14 +528,17 @@ impl Scheduler {
     /// Ends everything with an error.
     fn break_off(&mut self, error: &RequestError) {
         let active = self.active.drain(..).map(|a| a.events);
-        for events in active.chain(self.queue.drain(..).map(|(_, events, _)| events)) {
+        for events in active.chain(self.queue.drain(..).map(|q| q.events)) {
             let _ = events.unbounded_send(Event::Failed(error.clone()));
         }
     }
 
     fn enqueue(&mut self, request: Request, events: UnboundedSender<Event>, cancel: Cancel) {
         let n_ctx = self.executor.options().n_ctx;
-        let outside = request.prompt.iter().position(|&id| id as usize >= self.n_vocab);
+        let is_row = |position: &usize| request.rows.iter().any(|row| row.position == *position);
+        let outside = |id: &u32| *id as usize >= self.n_vocab;
+        let outside = (0..request.prompt.len()).find(|i| outside(&request.prompt[*i]) && !is_row(i));
+        let bad_row = self.bad_row(&request);
         let error = if let Some(error) = &self.lost {
             error.clone()
         } else if request.prompt.is_empty() {
@@ -365,13 +547,41 @@ impl Scheduler {
             RequestError::Token { id: request.prompt[position], position, n_vocab: self.n_vocab }
         } else if request.prompt.len() >= n_ctx as usize {
             RequestError::PromptTooLong { tokens: request.prompt.len(), n_ctx }
+        } else if let Some(row) = bad_row {
+            RequestError::Row(row, self.executor.n_embd())
         } else if self.queue.len() >= self.options.max_queued {
             RequestError::QueueFull(self.queue.len())
         } else {
-            self.queue.push_back((request, events, cancel));
+            // What is done for nobody gives way.
+            for copy in self.active.iter_mut().filter(|a| a.is_copy && a.finish.is_none()) {
+                copy.finish = Some(Finish::Cancelled);
+            }
+            let keys = request.keys();
+            self.queue.push_back(Queued { request, keys, events, cancel });
             return;
         };
         let _ = events.unbounded_send(Event::Failed(error));
+    }
+
+    fn bad_row(&self, request: &Request) -> Option<usize> {
+        let (n, width) = (request.prompt.len(), self.executor.n_embd());
+        let bad = |i: &usize| {
+            let row = &request.rows[*i];
+            let ascending = *i == 0 || request.rows[*i - 1].position < row.position;
+            row.position >= n || !ascending || row.values.len() != width
+        };
+        (0..request.rows.len()).find(bad)
+    }
+
+    /// Begins to read one of the finished contexts again, so that exact requests can go on from it.
+    fn copy_a_reply(&mut self) {
+        let Some(prompt) = self.copies.pop() else { return };
+        let (events, _) = unbounded();
+        let request = Request { prompt, ..Request::default() };
+        let keys = request.keys();
+        if let Err(error) = self.start(Queued { request, keys, events, cancel: Cancel::new() }, true) {
+            log::warn!("a reply could not be read again: {error}");
+        }
     }
 
     /// One round: admit, issue a step, settle those that are due.
@@ -403,48 +613,98 @@ impl Scheduler {
     }
 
     fn admit(&mut self) {
-        while !self.queue.is_empty() && self.active.len() < self.executor.options().n_sequences as usize {
-            let Some((request, events, cancel)) = self.queue.pop_front() else { return };
-            match self.sequence_for(&request.prompt) {
-                Ok((sequence, reused)) => {
-                    self.active.push(Active {
-                        id: self.next_id,
-                        fed: reused,
-                        reused,
-                        request,
-                        events,
-                        cancel,
-                        sequence,
-                        drawn: 0,
-                        reply: Vec::new(),
-                        next: None,
-                        in_flight: 0,
-                        finish: None,
-                        started: Instant::now(),
-                        first_token: None,
-                    });
-                    self.next_id += 1;
-                }
-                Err(error) => {
-                    let _ = events.unbounded_send(Event::Failed(RequestError::Failed(error.to_string())));
-                }
+        let mut i = 0;
+        while i < self.queue.len() && self.active.len() < self.executor.options().n_sequences as usize {
+            if self.waits_for_another(i) {
+                i += 1;
+                continue;
+            }
+            let Some(queued) = self.queue.remove(i) else { return };
+            let events = queued.events.clone();
+            if let Err(error) = self.start(queued, false) {
+                let _ = events.unbounded_send(Event::Failed(RequestError::Failed(error.to_string())));
             }
         }
     }
 
-    /// The idle sequence that is the longest beginning of `prompt`, or a new one.
-    fn sequence_for(&mut self, prompt: &[u32]) -> Result<(SequenceId, usize), ExecutorError> {
-        let begins = |idle: &Idle| idle.tokens.len() < prompt.len() && prompt.starts_with(&idle.tokens);
-        let best = (0..self.idle.len()).filter(|&i| begins(&self.idle[i])).max_by_key(|&i| self.idle[i].tokens.len());
-        if let Some(i) = best {
-            let idle = self.idle.remove(i);
-            return Ok((idle.sequence, idle.tokens.len()));
+    /// Whether much of a queued prompt is just being read for another request. That one is asked to leave a checkpoint
+    /// where the two part.
+    fn waits_for_another(&mut self, queued: usize) -> bool {
+        let Queued { request, keys, cancel, .. } = &self.queue[queued];
+        if self.options.checkpoints.mode != CheckpointMode::Tree || request.forget || cancel.is_cancelled() {
+            return false;
         }
-        if self.active.len() + self.idle.len() >= self.executor.options().n_sequences as usize {
-            let oldest = self.idle.remove(0);
-            self.executor.remove(oldest.sequence);
+        let (reached, _) = self.checkpoints.reach(&self.executor, keys, request.max_tokens > 0);
+        for active in self.active.iter_mut().filter(|a| a.finish.is_none() && !a.request.forget) {
+            let common = keys.iter().zip(&active.keys).take_while(|(a, b)| a == b).count();
+            let whole = common == keys.len() && common == active.request.prompt.len() && active.request.max_tokens > 0;
+            // Of a whole prompt the logits are kept; otherwise a token must be left to read.
+            let usable = if whole { common } else { common.min(keys.len() - 1) } as u32;
+            if usable < reached + PAGE_TOKENS {
+                continue;
+            }
+            if (active.fed as u32) < usable && !active.plan.iter().any(|p| p.0 == usable) {
+                let at = active.plan.partition_point(|p| p.0 < usable);
+                active.plan.insert(at, (usable, Why::Fork));
+            }
+            if active.plan.iter().any(|p| p.0 >= reached + PAGE_TOKENS && p.0 <= usable) {
+                return true;
+            }
         }
-        Ok((self.executor.create()?, 0))
+        false
+    }
+
+    /// Makes a sequence for a request, from where its prompt parts from what is remembered.
+    fn start(&mut self, queued: Queued, is_copy: bool) -> Result<(), ExecutorError> {
+        let Queued { request, keys, events, cancel } = queued;
+        let started = Instant::now();
+        let length = request.prompt.len() as u32;
+        let admitted = match request.forget {
+            true => self.checkpoints.admit_cold(&mut self.executor)?,
+            false => self.checkpoints.admit(&mut self.executor, &keys, request.max_tokens > 0)?,
+        };
+        let reuse = admitted.reuse;
+        let from = reuse.restored_at as u32;
+        let fork = (reuse.diverged && reuse.common > reuse.restored_at).then_some(reuse.common as u32);
+        let plan = match request.forget {
+            true => VecDeque::new(),
+            false => self.checkpoints.plan(&self.executor, from, length, &request.borders, fork).into(),
+        };
+        let mut active = Active {
+            id: self.next_id,
+            fed: reuse.restored_at,
+            made: reuse.made,
+            reuse,
+            keys,
+            events,
+            cancel,
+            sequence: admitted.sequence,
+            plan,
+            recent: Vec::new(),
+            saved: 0,
+            save_time: Duration::ZERO,
+            is_copy,
+            drawn: 0,
+            reply: Vec::new(),
+            next: None,
+            in_flight: 0,
+            finish: None,
+            started,
+            first_token: None,
+            request,
+        };
+        self.next_id += 1;
+        if let Some(logits) = admitted.logits {
+            // Nothing is left to read: the first token is drawn from what was kept.
+            let id = segno_ir::sample::sample(&logits, &active.draw(0, length));
+            active.drawn = 1;
+            active.next = Some(Next::Known(id));
+            active.accept(id, self.executor.options().n_ctx);
+        } else if active.fed == active.request.prompt.len() {
+            active.finish = Some(Finish::Length);
+        }
+        self.active.push(active);
+        Ok(())
     }
 
     /// Issues the next step; false if there is nothing to do.
@@ -455,6 +715,7 @@ impl Scheduler {
         let n_ctx = self.executor.options().n_ctx;
         let decoding = self.active.iter().filter(|a| a.next.is_some() && a.finish.is_none()).count();
         let mut budget = self.prefill_budget(decoding > 0);
+        let mut keeps_logits = Vec::new();
         for active in self.active.iter_mut().filter(|a| a.finish.is_none()) {
             let start = self.executor.len(active.sequence)?;
             let (inputs, kind, draw) = match active.next {
@@ -483,25 +744,30 @@ impl Scheduler {
                         continue;
                     }
                     budget -= take;
-                    let inputs =
-                        active.request.prompt[active.fed..][..take].iter().map(|&id| Input::Token(id)).collect();
+                    let inputs = active.request.inputs(active.fed..active.fed + take);
                     active.fed += take;
                     (inputs, SpanKind::Prefill, take == left && active.request.max_tokens > 0)
                 }
             };
+            let end = start + inputs.len() as u32;
             if draw {
-                draws.push(SampleRow {
-                    row: draws.len() as u32,
-                    params: active.request.params.clone(),
-                    position: start + inputs.len() as u32,
-                    bias: active.request.bias.clone(),
-                    stop: active.request.stop.clone(),
-                });
+                draws.push(active.draw(draws.len() as u32, end));
                 active.drawn += 1;
             }
             let outputs = if draw { vec![inputs.len() as u32 - 1] } else { Vec::new() };
-            works.push(Work { sequence: active.sequence, kind, inputs, outputs });
-            members.push((active.id, draw));
+            let snapshots = match kind {
+                SpanKind::Prefill => {
+                    if draw && active.plan.iter().any(|p| p.0 == end) {
+                        keeps_logits.push((active.id, draws.len() as u32 - 1));
+                    }
+                    let due = active.plan.iter().map(|p| p.0).filter(|p| (start + 1..=end).contains(p));
+                    due.map(|p| p - start).collect()
+                }
+                SpanKind::Decode if self.keeps_recent && !active.request.forget => vec![1],
+                SpanKind::Decode => Vec::new(),
+            };
+            works.push(Work { sequence: active.sequence, kind, inputs, outputs, snapshots });
+            members.push(Member { active: active.id, draw, end });
         }
         if works.is_empty() {
             return Ok(false);
@@ -509,33 +775,55 @@ impl Scheduler {
         // A flag of one request may stop a step only if nobody else is in it, and no later step is issued
         // before it is known to have stopped.
         let cancel = match &members[..] {
-            [(id, _)] if self.depth() == 1 => self.active.iter().find(|a| a.id == *id).map(|a| a.cancel.clone()),
+            [one] if self.depth() == 1 => self.active.iter().find(|a| a.id == one.active).map(|a| a.cancel.clone()),
             _ => None,
         };
         let rows = works.iter().map(|w| w.inputs.len()).sum();
         let issued_at = Instant::now();
-        let issued = match self.executor.issue(works, &cancel.unwrap_or_default()) {
+        self.fit_snapshots(&mut works);
+        let cancel = cancel.unwrap_or_default();
+        let result = loop {
+            match self.executor.issue(works.clone(), &cancel) {
+                // Checkpoints hold what running sequences need.
+                Err(ExecutorError::Exhausted(_)) if self.checkpoints.evict(&mut self.executor) => {}
+                other => break other,
+            }
+        };
+        let issued = match result {
             Err(ExecutorError::Device(DeviceError::Cancelled)) => {
                 self.active
                     .iter_mut()
-                    .filter(|a| a.id == members[0].0)
+                    .filter(|a| a.id == members[0].active)
                     .for_each(|a| a.finish = Some(Finish::Cancelled));
                 return Ok(true);
             }
             other => other?,
         };
         let ticket = self.executor.sample(&issued.rows, &draws)?;
+        let logits = keeps_logits.into_iter();
+        let logits = logits.map(|(id, row)| (id, self.executor.read(&issued.rows, Output::Logits, row, 1))).collect();
         let mut row = 0;
-        for (id, draw) in &members {
-            let Some(active) = self.active.iter_mut().find(|a| a.id == *id) else { continue };
+        for member in &members {
+            let Some(active) = self.active.iter_mut().find(|a| a.id == member.active) else { continue };
             active.in_flight += 1;
-            if *draw {
+            if member.draw {
                 active.next = Some(Next::Drawn { ticket: ticket.id, row });
                 row += 1;
             }
         }
-        self.flights.push_back(Flight { issued, ticket, members, rows, issued_at });
+        self.flights.push_back(Flight { issued, ticket, logits, members, rows, issued_at });
         Ok(true)
+    }
+
+    /// Makes room for the checkpoints of a step; where there is not enough, those at its beginning are not taken.
+    fn fit_snapshots(&mut self, works: &mut [Work]) {
+        let wanted = works.iter().map(|w| w.snapshots.len()).sum();
+        let mut left = self.checkpoints.room(&mut self.executor, wanted);
+        for work in works {
+            let n = work.snapshots.len();
+            work.snapshots.drain(..n.saturating_sub(left));
+            left -= work.snapshots.len();
+        }
     }
 
     /// Rows of prompts in the next step. While others wait for tokens, as many as the target time
@@ -553,17 +841,21 @@ impl Scheduler {
     /// Waits for the oldest step and takes its tokens.
     fn settle(&mut self) -> Result<(), ExecutorError> {
         let Some(flight) = self.flights.pop_front() else { return Ok(()) };
-        let Flight { mut issued, ticket, members, rows, issued_at } = flight;
+        let Flight { mut issued, ticket, logits, members, rows, issued_at } = flight;
         let Ticket { id: ticket_id, tokens } = ticket;
         let tokens = tokens.wait(self.options.step_timeout)?;
         if rows >= PAGE_TOKENS as usize {
             self.rows_per_second = rows as f64 / issued_at.elapsed().as_secs_f64().max(1e-6);
         }
-        let n_ctx = self.executor.options().n_ctx as usize;
+        let mut kept_logits = Vec::with_capacity(logits.len());
+        for (id, pending) in logits {
+            kept_logits.push((id, Arc::<[f32]>::from(pending.wait(self.options.step_timeout)?)));
+        }
+        let n_ctx = self.executor.options().n_ctx;
         let mut drawn = tokens.into_iter().enumerate();
-        for (id, draw) in members {
-            let token = if draw { drawn.next() } else { None };
-            let Some(active) = self.active.iter_mut().find(|a| a.id == id) else { continue };
+        for member in &members {
+            let token = if member.draw { drawn.next() } else { None };
+            let Some(active) = self.active.iter_mut().find(|a| a.id == member.active) else { continue };
             active.in_flight -= 1;
             if active.finish.is_some() {
                 // It ended while this step was under way: as if the step had never been.
@@ -578,28 +870,50 @@ impl Scheduler {
                 }
                 continue;
             };
-            active.first_token.get_or_insert_with(Instant::now);
-            if active.request.stop.contains(&token.id) {
-                active.finish = Some(Finish::Stop);
-                continue;
-            }
             if matches!(active.next, Some(Next::Drawn { ticket, row: r }) if ticket == ticket_id && r as usize == row) {
                 active.next = Some(Next::Known(token.id));
             }
-            active.reply.push(token.id);
-            if active.events.unbounded_send(Event::Token(token.id)).is_err() {
-                active.finish = Some(Finish::Cancelled);
-            } else if active.reply.len() >= active.request.max_tokens {
-                active.finish = Some(Finish::Length);
-            } else if active.request.prompt.len() + active.reply.len() > n_ctx {
-                active.finish = Some(Finish::Context);
+            active.accept(token.id, n_ctx);
+        }
+        let frozen = self.executor.confirm(issued);
+        self.keep(frozen, &kept_logits);
+        // Places that were passed without a checkpoint had no room.
+        for member in members {
+            if let Some(active) = self.active.iter_mut().find(|a| a.id == member.active) {
+                active.plan.retain(|p| p.0 > member.end);
             }
         }
-        self.executor.confirm(issued);
         Ok(())
     }
 
-    /// Reports those that have ended, and keeps their sequences for later prompts.
+    /// Takes over the states that a step has frozen.
+    fn keep(&mut self, frozen: Vec<(SequenceId, Frozen)>, logits: &[(u64, Arc<[f32]>)]) {
+        let equal_kinds = self.executor.device().describe().equal_kinds;
+        for (sequence, frozen) in frozen {
+            let begun = Instant::now();
+            let Some(active) = self.active.iter_mut().find(|a| a.sequence == sequence) else {
+                self.executor.release(frozen);
+                continue;
+            };
+            let (position, length) = (frozen.n_tokens(), active.request.prompt.len() as u32);
+            if position > length {
+                if !equal_kinds {
+                    active.made = Made::Mixed;
+                }
+                active.recent.push(frozen);
+                active.thin_recent(&mut self.executor);
+                continue;
+            }
+            let why = active.plan.iter().find(|p| p.0 == position).map_or(Why::Fork, |p| p.1);
+            let logits = logits.iter().find(|(id, _)| *id == active.id && position == length).map(|(_, l)| l.clone());
+            let keys = &active.keys[..position as usize];
+            self.checkpoints.save(&mut self.executor, keys, frozen, (why, active.made), logits);
+            active.saved += 1;
+            active.save_time += begun.elapsed();
+        }
+    }
+
+    /// Reports those that have ended, and remembers how far they came.
     fn retire(&mut self) {
         let mut i = 0;
         while i < self.active.len() {
@@ -608,25 +922,42 @@ impl Scheduler {
                 i += 1;
                 continue;
             };
-            let active = self.active.remove(i);
-            let first = active.first_token.unwrap_or_else(Instant::now);
+            let mut active = self.active.remove(i);
+            let ended = Instant::now();
+            let first = active.first_token.unwrap_or(ended);
+            let recent = std::mem::take(&mut active.recent);
+            let read = self.executor.len(active.sequence).unwrap_or(0) as usize;
+            if read >= active.request.prompt.len() {
+                self.checkpoints.prompt_done(&mut self.executor, active.request.prompt.len() as u32);
+            }
+            for frozen in recent {
+                let position = frozen.n_tokens();
+                let why = if position.is_multiple_of(PAGE_TOKENS) { Why::Reply } else { Why::Recent };
+                let keys = &active.keys[..position as usize];
+                self.checkpoints.save(&mut self.executor, keys, frozen, (why, active.made), None);
+                active.saved += 1;
+            }
+            let CheckpointOptions { exact, fair_copy, .. } = self.options.checkpoints;
+            if active.made == Made::Mixed && exact && fair_copy && active.request.rows.is_empty() {
+                let tokens = active.request.prompt.iter().chain(&active.reply).copied();
+                self.copies.push(tokens.take(read).collect());
+            }
+            match active.request.forget {
+                true => self.executor.remove(active.sequence),
+                false => self.checkpoints.end(&mut self.executor, active.keys, active.sequence, active.made),
+            }
             let report = Report {
                 prompt_tokens: active.request.prompt.len(),
-                reused_tokens: active.reused,
+                reused_tokens: active.reuse.restored_at,
+                reuse: active.reuse,
+                saved: active.saved,
+                save_time: active.save_time + ended.elapsed(),
+                checkpoints: self.checkpoints.stats(&self.executor),
                 generated_tokens: active.reply.len(),
                 prompt_time: first - active.started,
-                generation_time: first.elapsed(),
+                generation_time: ended - first,
                 finish,
             };
-            let mut tokens = active.request.prompt;
-            tokens.extend(active.reply);
-            match self.executor.len(active.sequence) {
-                Ok(n) if n > 0 => {
-                    tokens.truncate(n as usize);
-                    self.idle.push(Idle { tokens, sequence: active.sequence });
-                }
-                _ => self.executor.remove(active.sequence),
-            }
             let _ = active.events.unbounded_send(Event::Done(report));
         }
     }
@@ -643,9 +974,12 @@ impl Scheduler {
             for active in &self.active {
                 self.executor.undo(&mut issued, active.sequence);
             }
-            self.executor.confirm(issued);
+            for (_, frozen) in self.executor.confirm(issued) {
+                self.executor.release(frozen);
+            }
         }
         for active in self.active.drain(..) {
+            active.recent.into_iter().for_each(|frozen| self.executor.release(frozen));
             self.executor.remove(active.sequence);
             let _ = active.events.unbounded_send(Event::Failed(message.clone()));
         }

@@ -10,7 +10,7 @@ use segno_ir::{
 };
 
 use crate::ledger::{Ledger, LedgerError, Tier};
-use crate::pages::Counted;
+use crate::pages::{Counted, Pages};
 
 /// What an executor is planned for.
 #[derive(Clone, Debug)]
@@ -27,6 +27,11 @@ pub struct ExecutorOptions {
     pub k_type: KvType,
     /// Type of stored values.
     pub v_type: KvType,
+    /// Bytes that checkpoints may hold beside the sequences; `None`: a context's pages and a few dozen slots,
+    /// but at most a quarter of the device's memory.
+    pub checkpoint_bytes: Option<u64>,
+    /// At least so many of them have a slot, whatever the bytes.
+    pub checkpoint_slots: u32,
     /// Bytes that may be taken on the device; `None`: what the device says it has, if it does.
     pub memory_limit: Option<u64>,
 }
@@ -40,6 +45,8 @@ impl Default for ExecutorOptions {
             max_outputs: 0,
             k_type: KvType::F32,
             v_type: KvType::F32,
+            checkpoint_bytes: None,
+            checkpoint_slots: 0,
             memory_limit: None,
         }
     }
@@ -60,6 +67,25 @@ pub struct Work {
     pub inputs: Vec<Input>,
     /// Indices of those whose outputs are wanted, ascending.
     pub outputs: Vec<u32>,
+    /// Numbers of rows, ascending, after which the state is frozen: see [`Executor::confirm`].
+    pub snapshots: Vec<u32>,
+}
+
+/// The state of a sequence after some number of tokens: references to a slot and to pages. It is not written while it
+/// is held; give it back to [`Executor::release`].
+#[derive(Debug)]
+#[must_use = "it holds a slot and pages until it is released"]
+pub struct Frozen {
+    slot: SlotId,
+    tables: Vec<PageTable>,
+    n: u32,
+}
+
+impl Frozen {
+    /// Tokens read.
+    pub fn n_tokens(&self) -> u32 {
+        self.n
+    }
 }
 
 /// Why something could not be executed.
@@ -111,6 +137,8 @@ struct Undo {
     rows: u32,
     /// Where the pages of each group ended before the step, counted from position 0.
     end_pages: Vec<u32>,
+    /// What the step freezes.
+    frozen: Vec<Frozen>,
 }
 
 /// A step under way. Give it back to [`Executor::confirm`].
@@ -122,6 +150,51 @@ pub struct Issued {
     undo: Vec<Undo>,
 }
 
+/// The first position that a query at `position` sees.
+fn first_seen(window: Option<u32>, position: u32) -> u32 {
+    window.map_or(0, |w| (position + 1).saturating_sub(w))
+}
+
+/// The part of a page table that a sequence of `n` tokens needs.
+fn seen(table: &PageTable, window: Option<u32>, n: u32) -> PageTable {
+    let first = (first_seen(window, n) / PAGE_TOKENS).max(table.first);
+    let end = n.div_ceil(PAGE_TOKENS).max(first);
+    PageTable { first, pages: table.pages[(first - table.first) as usize..(end - table.first) as usize].to_vec() }
+}
+
+/// Slots and pages for checkpoints, beside those of the sequences.
+struct CheckpointRoom {
+    slots: u32,
+    pages: Vec<u32>,
+}
+
+impl CheckpointRoom {
+    /// Slots for each context's worth of pages: what the keeping rule leaves of a long conversation.
+    const SLOTS_PER_CONTEXT: u64 = 48;
+
+    /// Divides the budget between slots and pages as conversations of `n_ctx` tokens need them.
+    fn plan(layout: &StateLayout, options: &ExecutorOptions, memory: Option<u64>) -> Self {
+        let of_context = |g: &segno_ir::KvGroup| {
+            let seen = g.window.map_or(u64::MAX, |w| u64::from(w.div_ceil(PAGE_TOKENS) + 1) * Self::SLOTS_PER_CONTEXT);
+            seen.min(u64::from(options.n_ctx.div_ceil(PAGE_TOKENS)))
+        };
+        let pages: u64 = layout.groups.iter().map(|g| of_context(g) * g.page_bytes as u64).sum();
+        let each = (pages + Self::SLOTS_PER_CONTEXT * layout.slot_bytes() as u64).max(1);
+        let budget =
+            options.checkpoint_bytes.unwrap_or_else(|| memory.map_or(each * 2, |memory| (each * 2).min(memory / 4)));
+        let share = |n: u64| u32::try_from(u128::from(n) * u128::from(budget) / u128::from(each)).unwrap_or(u32::MAX);
+        // Without recurrent states a slot costs nothing.
+        let slots = if layout.slot_floats == 0 { 1 << 16 } else { share(Self::SLOTS_PER_CONTEXT) };
+        let slots = slots.max(options.checkpoint_slots);
+        CheckpointRoom { slots, pages: layout.groups.iter().map(|g| share(of_context(g))).collect() }
+    }
+
+    fn bytes(&self, layout: &StateLayout) -> u64 {
+        let pages = layout.groups.iter().zip(&self.pages).map(|(g, &n)| g.page_bytes as u64 * u64::from(n));
+        u64::from(self.slots) * layout.slot_bytes() as u64 + pages.sum::<u64>()
+    }
+}
+
 /// Runs a graph for many sequences.
 pub struct Executor {
     device: Arc<dyn Device>,
@@ -130,10 +203,13 @@ pub struct Executor {
     limits: ProgramLimits,
     options: ExecutorOptions,
     slots: Counted,
-    pages: Vec<Counted>,
+    pages: Vec<Pages>,
+    /// Slots that may be frozen.
+    checkpoint_slots: u32,
     sequences: HashMap<SequenceId, Sequence>,
     next_id: u64,
     ledger: Ledger,
+    n_embd: usize,
 }
 
 impl Executor {
@@ -153,10 +229,13 @@ impl Executor {
         let layout = StateLayout::new(graph, options.k_type, options.v_type);
         let per_sequence =
             |group: &segno_ir::KvGroup| group.pages_per_sequence(options.n_ctx, options.max_rows + in_flight);
+        let memory = options.memory_limit.or(device.describe().memory_bytes);
+        let room = CheckpointRoom::plan(&layout, &options, memory);
+        let pages = layout.groups.iter().zip(&room.pages);
         let plan = PoolPlan {
             // Each sequence has its state, and one that can still be undone for every step under way.
-            slots: 1 + options.n_sequences * (1 + in_flight),
-            pages: layout.groups.iter().map(|g| options.n_sequences * per_sequence(g)).collect(),
+            slots: 1 + options.n_sequences * (1 + in_flight) + room.slots,
+            pages: pages.map(|(g, frozen)| options.n_sequences * per_sequence(g) + frozen).collect(),
             layout,
         };
         let limits = ProgramLimits {
@@ -167,21 +246,24 @@ impl Executor {
             guard: false,
         };
 
-        let mut ledger = Ledger::new(options.memory_limit.or(device.describe().memory_bytes));
+        let mut ledger = Ledger::new(memory);
         let needs = device.needs(graph, &limits);
         ledger.approve(Tier::Mapped, "weights in place", needs.mapped_bytes, "")?;
         ledger.approve(Tier::Device, "weights", needs.weight_bytes, "use a smaller quantisation or --device cpu")?;
         ledger.approve(Tier::Device, "activations", needs.activation_bytes, "lower the batch size")?;
-        let slot_bytes = plan.slots as u64 * plan.layout.slot_bytes() as u64;
+        let checkpoints = room.bytes(&plan.layout);
+        let slot_bytes = u64::from(plan.slots - room.slots) * plan.layout.slot_bytes() as u64;
         ledger.approve(Tier::Device, "recurrent states", slot_bytes, "use fewer parallel sequences")?;
-        ledger.approve(Tier::Device, "keys and values", plan.bytes() - slot_bytes, "lower -c")?;
+        ledger.approve(Tier::Device, "keys and values", plan.bytes() - slot_bytes - checkpoints, "lower -c")?;
+        ledger.approve(Tier::Device, "checkpoints", checkpoints, "lower --checkpoint-budget")?;
 
         let weights = device.weights(source, graph)?;
         let pool = device.pool(&plan)?;
         let program = device.compile(graph, &weights, &pool, &limits)?;
         Ok(Executor {
             slots: Counted::new(plan.slots, 1),
-            pages: plan.pages.iter().map(|&n| Counted::new(n, 0)).collect(),
+            pages: plan.pages.iter().map(|&n| Pages::new(n)).collect(),
+            checkpoint_slots: room.slots,
             device,
             pool,
             program,
@@ -190,6 +272,7 @@ impl Executor {
             sequences: HashMap::new(),
             next_id: 0,
             ledger,
+            n_embd: graph.nodes.first().map_or(0, |node| node.features),
         })
     }
 
@@ -213,6 +296,11 @@ impl Executor {
         &*self.pool
     }
 
+    /// Width of the model's rows: numbers of an embedded one.
+    pub fn n_embd(&self) -> usize {
+        self.n_embd
+    }
+
     /// What a step consists of.
     pub fn profile(&self) -> String {
         self.program.profile()
@@ -220,7 +308,7 @@ impl Executor {
 
     /// Free slots, and free pages of each group: for tests that look for leaks.
     pub fn free(&self) -> (usize, Vec<usize>) {
-        (self.slots.n_free(), self.pages.iter().map(Counted::n_free).collect())
+        (self.slots.n_free(), self.pages.iter().map(|p| p.counted.n_free()).collect())
     }
 
     /// A sequence without tokens.
@@ -238,9 +326,117 @@ impl Executor {
             self.slots.share(copy.slot.0);
         }
         for (pages, table) in self.pages.iter_mut().zip(&copy.tables) {
-            table.pages.iter().for_each(|p| pages.share(p.0));
+            table.pages.iter().for_each(|p| pages.counted.share(p.0));
         }
         Ok(id)
+    }
+
+    /// Holds the state of a sequence, none of whose steps is under way.
+    pub fn freeze(&mut self, id: SequenceId) -> Result<Frozen, ExecutorError> {
+        let sequence = self.sequences.get(&id).ok_or(ExecutorError::UnknownSequence)?;
+        debug_assert_eq!(sequence.unconfirmed, 0, "a step of the sequence is under way");
+        let (slot, tables, n) = (sequence.slot, sequence.tables.clone(), sequence.n);
+        if slot != SlotId::ZERO {
+            if self.slots.n_frozen() >= self.checkpoint_slots as usize && !self.slots.is_frozen(slot.0) {
+                return Err(ExecutorError::Exhausted("checkpoint"));
+            }
+            self.slots.share(slot.0);
+            self.slots.freeze(slot.0);
+        }
+        Ok(self.hold(slot, &tables, n))
+    }
+
+    /// References to the pages that a sequence with these tables sees after `n` tokens; the slot's is there already.
+    fn hold(&mut self, slot: SlotId, tables: &[PageTable], n: u32) -> Frozen {
+        let groups = self.pool.plan().layout.groups.iter().zip(&mut self.pages).zip(tables);
+        let tables = groups.map(|((group, pages), table)| {
+            let table = seen(table, group.window, n);
+            for page in &table.pages {
+                pages.counted.share(page.0);
+                pages.counted.freeze(page.0);
+            }
+            table
+        });
+        Frozen { slot, tables: tables.collect(), n }
+    }
+
+    /// Whether a sequence of `n` tokens can be made of a frozen state: its own number, or a smaller one if there is
+    /// no recurrent state and the pages that such a sequence sees are there.
+    pub fn can_restore(&self, frozen: &Frozen, n: u32) -> bool {
+        let layout = &self.pool.plan().layout;
+        let covered =
+            |(group, table): (&segno_ir::KvGroup, &PageTable)| table.first * PAGE_TOKENS <= first_seen(group.window, n);
+        n == frozen.n
+            || (n < frozen.n && layout.recurrent.is_empty() && layout.groups.iter().zip(&frozen.tables).all(covered))
+    }
+
+    /// A sequence that goes on from the first `n` tokens of a frozen state, which stays as it is.
+    pub fn restore(&mut self, frozen: &Frozen, n: u32) -> Result<SequenceId, ExecutorError> {
+        if !self.can_restore(frozen, n) {
+            return Err(ExecutorError::Options(format!("a state of {} tokens has none of {n}", frozen.n)));
+        }
+        let groups = self.pool.plan().layout.groups.iter().zip(&frozen.tables);
+        let tables: Vec<PageTable> = groups.map(|(group, table)| seen(table, group.window, n)).collect();
+        let id = self.insert(Sequence { slot: frozen.slot, tables: tables.clone(), n, unconfirmed: 0 })?;
+        if frozen.slot != SlotId::ZERO {
+            self.slots.share(frozen.slot.0);
+        }
+        for (pages, table) in self.pages.iter_mut().zip(&tables) {
+            table.pages.iter().for_each(|p| pages.counted.share(p.0));
+        }
+        Ok(id)
+    }
+
+    /// Gives a frozen state's references back.
+    pub fn release(&mut self, frozen: Frozen) {
+        if frozen.slot != SlotId::ZERO {
+            self.slots.thaw(frozen.slot.0);
+        }
+        self.release_slot(frozen.slot);
+        for (group, table) in frozen.tables.into_iter().enumerate() {
+            table.pages.iter().for_each(|p| self.pages[group].counted.thaw(p.0));
+            self.release_pages(group, &table.pages);
+        }
+    }
+
+    /// Bytes of the slots that frozen states hold, and of the pages that nobody else holds.
+    pub fn frozen_bytes(&self) -> u64 {
+        let layout = &self.pool.plan().layout;
+        let pages = self.pages.iter().zip(&layout.groups);
+        let pages: u64 = pages.map(|(p, g)| (p.counted.n_only_frozen() * g.page_bytes) as u64).sum();
+        (self.slots.n_frozen() * layout.slot_bytes()) as u64 + pages
+    }
+
+    /// Bytes that would be free without a frozen state.
+    pub fn bytes_of(&self, frozen: &Frozen) -> u64 {
+        let layout = &self.pool.plan().layout;
+        let slot = if self.slots.references(frozen.slot.0) == 1 { layout.slot_bytes() } else { 0 };
+        let groups = layout.groups.iter().zip(&self.pages).zip(&frozen.tables);
+        let alone = |((group, pages), table): ((&segno_ir::KvGroup, &Pages), &PageTable)| {
+            table.pages.iter().filter(|p| pages.counted.references(p.0) == 1).count() * group.page_bytes
+        };
+        (slot + groups.map(alone).sum::<usize>()) as u64
+    }
+
+    /// Bytes that were planned for checkpoints.
+    pub fn checkpoint_bytes(&self) -> u64 {
+        self.ledger.bytes("checkpoints")
+    }
+
+    /// States that can be frozen in slots of their own.
+    pub fn checkpoint_slots(&self) -> usize {
+        self.checkpoint_slots as usize
+    }
+
+    /// Whether every position of a frozen state can be restored: there are no recurrent states and no windows.
+    pub fn is_rewindable(&self) -> bool {
+        let layout = &self.pool.plan().layout;
+        layout.recurrent.is_empty() && layout.groups.iter().all(|g| g.window.is_none())
+    }
+
+    /// States that can still be frozen in slots of their own.
+    pub fn checkpoint_slots_left(&self) -> usize {
+        (self.checkpoint_slots as usize).saturating_sub(self.slots.n_frozen())
     }
 
     fn insert(&mut self, sequence: Sequence) -> Result<SequenceId, ExecutorError> {
@@ -276,7 +472,7 @@ impl Executor {
 
     fn release_pages(&mut self, group: usize, pages: &[PageId]) {
         let freed: Vec<(usize, PageId)> =
-            pages.iter().filter(|p| self.pages[group].release(p.0)).map(|&p| (group, p)).collect();
+            pages.iter().filter(|p| self.pages[group].counted.release(p.0)).map(|&p| (group, p)).collect();
         self.pool.discard(&[], &freed);
     }
 
@@ -319,6 +515,11 @@ impl Executor {
         if undo.iter().any(|u| u.sequence == work.sequence) {
             return Err(ExecutorError::Options("a sequence has two works in one step".into()));
         }
+        // A snapshot after the last row is the state that the sequence has then anyway.
+        let inside = work.snapshots.iter().filter(|&&r| r < rows).count();
+        if work.snapshots.len() > self.checkpoint_slots_left() {
+            return Err(ExecutorError::Exhausted("checkpoint"));
+        }
         self.own_last_pages(work.sequence)?;
         let to = SlotId(self.slots.take().ok_or(ExecutorError::Exhausted("slot"))?);
 
@@ -327,26 +528,47 @@ impl Executor {
         sequence.slot = to;
         sequence.n += rows;
         sequence.unconfirmed += rows;
-        undo.push(Undo { sequence: work.sequence, slot: from, n: start, rows, end_pages });
+        undo.push(Undo { sequence: work.sequence, slot: from, n: start, rows, end_pages, frozen: Vec::new() });
+        let end = start + rows;
         for (pages, table) in self.pages.iter_mut().zip(&mut sequence.tables) {
-            while (table.first + table.pages.len() as u32) * PAGE_TOKENS < start + rows {
-                table.pages.push(PageId(pages.take().ok_or(ExecutorError::Exhausted("page"))?));
+            if !start.is_multiple_of(PAGE_TOKENS)
+                && let Some(last) = table.pages.last()
+            {
+                pages.set_written(last.0, start % PAGE_TOKENS + rows);
+            }
+            loop {
+                let at = (table.first + table.pages.len() as u32) * PAGE_TOKENS;
+                if at >= end {
+                    break;
+                }
+                let written = (end - at).min(PAGE_TOKENS);
+                table.pages.push(PageId(pages.take(written).ok_or(ExecutorError::Exhausted("page"))?));
             }
         }
         let tables = sequence.tables.clone();
-        Ok(Span {
-            from,
-            to,
-            tables,
-            start,
-            kind: work.kind,
-            inputs: work.inputs,
-            outputs: work.outputs,
-            snapshots: Vec::new(),
-        })
+        let mut snapshots = Vec::with_capacity(inside);
+        for &after in &work.snapshots {
+            let slot = match after == rows {
+                true => {
+                    self.slots.share(to.0);
+                    to
+                }
+                false => {
+                    let slot = SlotId(self.slots.take().ok_or(ExecutorError::Exhausted("slot"))?);
+                    snapshots.push((after, slot));
+                    slot
+                }
+            };
+            self.slots.freeze(slot.0);
+            let frozen = self.hold(slot, &tables, start + after);
+            if let Some(undo) = undo.last_mut() {
+                undo.frozen.push(frozen);
+            }
+        }
+        Ok(Span { from, to, tables, start, kind: work.kind, inputs: work.inputs, outputs: work.outputs, snapshots })
     }
 
-    /// Copies the page that the next row goes into, in each group where another holds it as well.
+    /// Copies the page that the next row goes into, in each group where another has written on.
     fn own_last_pages(&mut self, id: SequenceId) -> Result<(), ExecutorError> {
         let sequence = self.sequences.get_mut(&id).ok_or(ExecutorError::UnknownSequence)?;
         let filled = sequence.n % PAGE_TOKENS;
@@ -355,10 +577,14 @@ impl Executor {
         }
         for (group, table) in sequence.tables.iter_mut().enumerate() {
             let Some(last) = table.pages.last_mut() else { continue };
-            if self.pages[group].is_shared(last.0) {
-                let copy = PageId(self.pages[group].take().ok_or(ExecutorError::Exhausted("page"))?);
-                self.pool.copy_pages(group, &[(*last, copy)], filled)?;
-                self.pages[group].release(last.0);
+            let pages = &mut self.pages[group];
+            if !pages.may_append(last.0, filled) {
+                let copy = PageId(pages.take(filled).ok_or(ExecutorError::Exhausted("page"))?);
+                if let Err(error) = self.pool.copy_pages(group, &[(*last, copy)], filled) {
+                    pages.counted.release(copy.0);
+                    return Err(error.into());
+                }
+                pages.counted.release(last.0);
                 *last = copy;
             }
         }
@@ -370,8 +596,18 @@ impl Executor {
         let written = std::mem::replace(&mut sequence.slot, undo.slot);
         sequence.unconfirmed -= undo.rows;
         sequence.n = undo.n;
-        let tables = sequence.tables.iter_mut().zip(&undo.end_pages);
-        let dropped: Vec<Vec<PageId>> = tables.map(|(t, &end)| t.pages.split_off((end - t.first) as usize)).collect();
+        let tables = sequence.tables.iter_mut().zip(&undo.end_pages).zip(&mut self.pages);
+        let dropped: Vec<Vec<PageId>> = tables
+            .map(|((table, &end), pages)| {
+                let dropped = table.pages.split_off((end - table.first) as usize);
+                // Nobody else can have appended to it meanwhile: the step's rows were counted as written.
+                if let (Some(last), 1..) = (table.pages.last(), undo.n % PAGE_TOKENS) {
+                    pages.set_written(last.0, undo.n % PAGE_TOKENS);
+                }
+                dropped
+            })
+            .collect();
+        undo.frozen.into_iter().for_each(|frozen| self.release(frozen));
         self.release_slot(written);
         for (group, pages) in dropped.iter().enumerate() {
             self.release_pages(group, pages);
@@ -386,9 +622,12 @@ impl Executor {
         }
     }
 
-    /// Ends a step: what it could be undone to is given back, and pages that no window sees any more.
-    pub fn confirm(&mut self, issued: Issued) {
+    /// Ends a step: what it could be undone to is given back, and pages that no window sees any more. Returns the
+    /// states that it was asked to freeze, in ascending order of each sequence.
+    pub fn confirm(&mut self, issued: Issued) -> Vec<(SequenceId, Frozen)> {
+        let mut all = Vec::new();
         for undo in issued.undo {
+            all.extend(undo.frozen.into_iter().map(|frozen| (undo.sequence, frozen)));
             self.release_slot(undo.slot);
             let Some(sequence) = self.sequences.get_mut(&undo.sequence) else { continue };
             sequence.unconfirmed -= undo.rows;
@@ -396,8 +635,8 @@ impl Executor {
             let groups = self.pool.plan().layout.groups.iter().zip(&mut sequence.tables);
             let unseen: Vec<Vec<PageId>> = groups
                 .map(|(group, table)| {
-                    let first_seen = group.window.map_or(0, |w| (next + 1).saturating_sub(w));
-                    let gone = (first_seen / PAGE_TOKENS - table.first).min(table.pages.len() as u32);
+                    let seen = first_seen(group.window, next) / PAGE_TOKENS;
+                    let gone = (seen - table.first).min(table.pages.len() as u32);
                     table.first += gone;
                     table.pages.drain(..gone as usize).collect()
                 })
@@ -406,6 +645,7 @@ impl Executor {
                 self.release_pages(group, pages);
             }
         }
+        all
     }
 
     /// Draws a token for each of the given rows.

@@ -15,12 +15,16 @@
 //! - Only the [`Ledger`] approves memory, before it is allocated, at load.
 
 pub mod adversary;
+mod checkpoints;
 mod engine;
 mod executor;
+mod hybrid;
 pub mod image;
 mod ledger;
 mod pages;
+mod tree;
 
-pub use engine::{Engine, EngineOptions, Event, Finish, Generation, Report, Request, RequestError};
-pub use executor::{Executor, ExecutorError, ExecutorOptions, Issued, SequenceId, Work};
+pub use checkpoints::{CheckpointMode, CheckpointOptions, CheckpointStats, Reuse, Why};
+pub use engine::{EmbeddedRow, Engine, EngineOptions, Event, Finish, Generation, Report, Request, RequestError};
+pub use executor::{Executor, ExecutorError, ExecutorOptions, Frozen, Issued, SequenceId, Work};
 pub use ledger::{Entry, Ledger, LedgerError, Tier};

@@ -34,8 +34,7 @@ fn request(n: usize, seed: u32, max_tokens: usize) -> Request {
         prompt: (0..n as u32).map(|i| philox([i, seed, 0, 0], [3, 4])[0] % 336).collect(),
         max_tokens,
         params: SampleParams { temperature: 1.0, seed: seed.into(), ..SampleParams::default() },
-        bias: Vec::new(),
-        stop: Vec::new(),
+        ..Request::default()
     }
 }
 
@@ -77,7 +76,9 @@ fn a_later_prompt_plays_on_from_what_was_read() {
         other.prompt[5] += 1;
         let (_, report) = engine.generate(other).collect_blocking().expect("a reply");
         assert_eq!(report.reused_tokens, 0, "another beginning was played on from");
-        let (cold, report) = engine.generate(next).collect_blocking().expect("a reply");
+        let again = engine.generate(next.clone()).collect_blocking().expect("a reply");
+        assert_eq!((&again.0, again.1.reused_tokens), (&warm, next.prompt.len()), "logits are kept at a prompt's end");
+        let (cold, report) = engine.generate(Request { forget: true, ..next }).collect_blocking().expect("a reply");
         assert_eq!((cold, report.reused_tokens), (warm, 0));
     }
 }
@@ -99,7 +100,7 @@ fn stop_tokens_end_a_reply_and_are_not_part_of_it() {
         next.prompt.extend(&stopped);
         next.prompt.push(stop);
         let (tail, report) = engine.generate(next).collect_blocking().expect("a reply");
-        assert_eq!(report.reused_tokens, 50 + at);
+        assert!(report.reused_tokens >= 50 + at);
         assert_eq!(tail[..10], tokens[at + 1..at + 11]);
     }
 }

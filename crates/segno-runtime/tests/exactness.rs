@@ -39,7 +39,7 @@ fn tokens(n: usize, seed: u32) -> Vec<u32> {
 
 fn work(sequence: SequenceId, kind: SpanKind, tokens: &[u32]) -> Work {
     let inputs = tokens.iter().map(|&t| Input::Token(t)).collect();
-    Work { sequence, kind, inputs, outputs: (0..tokens.len() as u32).collect() }
+    Work { sequence, kind, inputs, outputs: (0..tokens.len() as u32).collect(), snapshots: Vec::new() }
 }
 
 fn issue(executor: &mut Executor, works: Vec<Work>) -> Vec<u32> {
@@ -203,15 +203,16 @@ fn steps_in_flight_feed_each_other() {
                     Input::Token(*ids.last().expect("pushed"))
                 }
             };
-            let next = Work { sequence, kind: SpanKind::Decode, inputs: vec![input], outputs: vec![0] };
+            let next =
+                Work { sequence, kind: SpanKind::Decode, inputs: vec![input], outputs: vec![0], snapshots: Vec::new() };
             let next = executor.issue(vec![next], &Cancel::new()).expect("issues");
             ticket = executor.sample(&next.rows, &[draw(position)]).expect("samples");
             if let Some(tokens) = tokens {
                 ids.push(tokens.wait(Duration::MAX).expect("a token")[0].id);
             }
-            flight.replace(next).into_iter().for_each(|before| executor.confirm(before));
+            flight.replace(next).into_iter().for_each(|before| drop(executor.confirm(before)));
         }
-        flight.into_iter().for_each(|last| executor.confirm(last));
+        flight.into_iter().for_each(|last| drop(executor.confirm(last)));
         ids
     };
     let plain = generate(cpu(1), false);

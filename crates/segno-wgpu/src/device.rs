@@ -69,6 +69,7 @@ impl WgpuDevice {
             memory_bytes: None,
             features: vec![if options.checked { "checked" } else { "trusted" }.into()],
             steps_in_flight: 2,
+            equal_kinds: false,
             numerics: format!("{}/{}/{}/{}", choice.backend, choice.name, choice.driver, segno_ir::NUMERICS_VERSION),
         };
         Ok(WgpuDevice { gpu, capabilities })

@@ -78,8 +78,8 @@ impl Session {
             prompt,
             max_tokens: options.max_tokens.unwrap_or(usize::MAX),
             params: options.params(),
-            bias: Vec::new(),
             stop: tokenizer.end_of_generation().to_vec(),
+            ..Request::default()
         });
         Reply { session: self, generation, stream: tokenizer.decode_stream(false), text: String::new(), report: None }
     }

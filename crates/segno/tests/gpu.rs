@@ -42,7 +42,7 @@ fn tokens(n: usize, seed: u32) -> Vec<u32> {
 
 fn work(sequence: SequenceId, kind: SpanKind, tokens: &[u32]) -> Work {
     let inputs = tokens.iter().map(|&t| Input::Token(t)).collect();
-    Work { sequence, kind, inputs, outputs: (0..tokens.len() as u32).collect() }
+    Work { sequence, kind, inputs, outputs: (0..tokens.len() as u32).collect(), snapshots: Vec::new() }
 }
 
 fn issue(executor: &mut Executor, works: Vec<Work>) -> Vec<f32> {
@@ -174,7 +174,8 @@ fn two_steps_in_flight_draw_what_one_draws() {
         let mut ids = Vec::new();
         for position in 31..45 {
             let input = Input::Sampled { ticket: ticket.id, row: 0 };
-            let next = Work { sequence, kind: SpanKind::Decode, inputs: vec![input], outputs: vec![0] };
+            let next =
+                Work { sequence, kind: SpanKind::Decode, inputs: vec![input], outputs: vec![0], snapshots: Vec::new() };
             let next = executor.issue(vec![next], &Cancel::new()).expect("issues");
             let drawn = executor.sample(&next.rows, &[draw(position)]).expect("draws");
             let before = std::mem::replace(&mut ticket, drawn);

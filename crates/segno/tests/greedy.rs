@@ -59,7 +59,7 @@ fn the_top_choice_is_llama_cpps_wherever_its_gap_is_clear() {
         let sequence = executor.create().expect("a sequence");
         let inputs = tokens.iter().map(|&t| Input::Token(t)).collect();
         let outputs = (prompt.len() as u32 - 1..rows - 1).collect();
-        let work = Work { sequence, kind: SpanKind::Prefill, inputs, outputs };
+        let work = Work { sequence, kind: SpanKind::Prefill, inputs, outputs, snapshots: Vec::new() };
         let issued = executor.issue(vec![work], &Cancel::new()).expect("issues");
         let logits = executor.read(&issued.rows, Output::Logits, 0, issued.rows.n).wait(Duration::MAX).expect("logits");
         executor.confirm(issued);
@@ -117,8 +117,7 @@ fn the_fixture_continues_as_transformers_does() {
             prompt: ids("tokens")[..16].to_vec(),
             max_tokens: 32,
             params: segno_ir::SampleParams::greedy(),
-            bias: Vec::new(),
-            stop: Vec::new(),
+            ..Default::default()
         };
         let (reply, _) = session.engine().generate(greedy).collect_blocking().expect("a reply");
         assert_eq!(reply, ids("greedy"), "on {device}");

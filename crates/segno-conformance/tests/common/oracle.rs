@@ -32,6 +32,7 @@ impl Oracle {
             memory_bytes: None,
             features: Vec::new(),
             steps_in_flight: 1,
+            equal_kinds: true,
             numerics: "reference".into(),
         };
         Oracle { capabilities }

@@ -88,6 +88,7 @@ fn by_device(model: &Model, args: &LogitsArgs, tokens: &[u32]) -> anyhow::Result
             kind: SpanKind::Prefill,
             inputs: piece.iter().map(|&t| Input::Token(t)).collect(),
             outputs: (0..piece.len() as u32).collect(),
+            snapshots: Vec::new(),
         };
         let issued = executor.issue(vec![work], &Cancel::new())?;
         let n = issued.rows.n;
