@@ -17,6 +17,29 @@ pub struct AdapterChoice {
     pub(crate) adapter: wgpu::Adapter,
 }
 
+/// Bytes of the memory that belongs to the device, where the driver tells: on Vulkan. A software adapter has none of its
+/// own.
+#[cfg(not(any(target_os = "macos", target_os = "ios")))]
+pub(crate) fn memory_bytes(adapter: &wgpu::Adapter) -> Option<u64> {
+    const DEVICE_LOCAL: u32 = 1;
+    if adapter.get_info().device_type == wgpu::DeviceType::Cpu {
+        return None;
+    }
+    // SAFETY: the handles are only read, and neither outlives the adapter.
+    let vulkan = unsafe { adapter.as_hal::<wgpu::hal::api::Vulkan>() }?;
+    let (instance, device) = (vulkan.shared_instance().raw_instance(), vulkan.raw_physical_device());
+    // SAFETY: the physical device is one of this instance.
+    let memory = unsafe { instance.get_physical_device_memory_properties(device) };
+    let heaps = memory.memory_heaps.iter().take(memory.memory_heap_count as usize);
+    heaps.filter(|heap| heap.flags.as_raw() & DEVICE_LOCAL != 0).map(|heap| heap.size).max()
+}
+
+/// Metal tells nothing that this crate can read.
+#[cfg(any(target_os = "macos", target_os = "ios"))]
+pub(crate) fn memory_bytes(_: &wgpu::Adapter) -> Option<u64> {
+    None
+}
+
 fn backend_name(backend: wgpu::Backend) -> Option<&'static str> {
     match backend {
         wgpu::Backend::Vulkan => Some("vulkan"),

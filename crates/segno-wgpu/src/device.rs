@@ -7,7 +7,7 @@ use segno_ir::{
     WeightSource, Weights,
 };
 
-use crate::adapter::AdapterChoice;
+use crate::adapter::{AdapterChoice, memory_bytes};
 use crate::gpu::Gpu;
 use crate::pool::WgpuPool;
 use crate::program::{WgpuProgram, memory};
@@ -66,7 +66,7 @@ impl WgpuDevice {
             backend: choice.backend,
             kind: choice.kind,
             driver: choice.driver.clone(),
-            memory_bytes: None,
+            memory_bytes: memory_bytes(adapter),
             features: vec![if options.checked { "checked" } else { "trusted" }.into()],
             steps_in_flight: 2,
             equal_kinds: false,
