@@ -49,7 +49,7 @@ struct Shape {
 impl Shape {
     fn weights(&self) -> Weights {
         let (keys, values) = (self.n_head_k * self.d_head, self.n_head_v * self.d_head);
-        let n_ff = self.width * 18 / 5;
+        let n_ff = (self.width * 18 / 5).next_multiple_of(64);
         let mut weights = Weights::default();
         for (name, from, to) in [
             ("qkv", self.width, 2 * keys + values),

@@ -5,7 +5,6 @@ use segno_ir::op::DeltaRule;
 
 use segno_ir::op::delta_rule::{Decay, HeadMap};
 
-use super::REDUCE_WG;
 use crate::params::{Params, params};
 use crate::program::{Binding, Compile, Grid};
 use crate::shader::Variant;
@@ -26,13 +25,20 @@ params!(DeltaRuleParams {
     scale: f32,
 });
 
+/// Threads that share a column of the state: few enough values each to stay in registers.
+const LANES: u32 = 16;
+
+/// Threads of a workgroup: several columns of one head.
+const WG: u32 = 128;
+
 pub(super) fn compile(c: &mut Compile<'_>, op: &DeltaRule) -> Result<(), DeviceError> {
     let (state, len) = c.recurrent(op.state)?;
     let mut variant = Variant {
         name: "delta_rule",
         flags: Vec::new(),
         constants: vec![
-            ("WG", REDUCE_WG),
+            ("WG", WG),
+            ("LANES", LANES),
             ("D_K", op.d_k as u32),
             ("D_V", op.d_v as u32),
             ("N_HEAD_K", op.n_head_k as u32),
@@ -65,8 +71,8 @@ pub(super) fn compile(c: &mut Compile<'_>, op: &DeltaRule) -> Result<(), DeviceE
         y_stride: y.stride,
         scale: op.scale,
     };
-    let columns = (op.n_head_v * op.d_v) as u32;
-    c.push(variant, vec![Binding::written(state)], params, Grid::Spans { x: columns.div_ceil(REDUCE_WG) })
+    let blocks = (op.d_v as u32).div_ceil(WG / LANES);
+    c.push(variant, vec![Binding::written(state)], params, Grid::Spans { x: op.n_head_v as u32 * blocks })
 }
 
 /// The parameter struct's text, for the translation tests.

@@ -15,8 +15,16 @@ const FORMATS: &[&str] = &["f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1",
 fn variants() -> Vec<Variant> {
     let step = [("ROWS", 0), ("SPANS", 40), ("OUTPUTS", 80), ("N_GROUPS", 1)];
     let every = [("WG", 64), ("N", 96), ("TILE", 4), ("N_IN", 256), ("WEIGHT_ROW", 300), ("GROUP", 32)];
-    let sizes =
-        [("WEIGHT_LEN", 32), ("HEAD_DIM", 32), ("N_ROT", 16), ("K_ROW", 64), ("V_ROW", 64), ("D_K", 32), ("D_V", 48)];
+    let sizes = [
+        ("WEIGHT_LEN", 32),
+        ("HEAD_DIM", 32),
+        ("N_ROT", 16),
+        ("K_ROW", 64),
+        ("V_ROW", 64),
+        ("D_K", 32),
+        ("D_V", 48),
+        ("LANES", 16),
+    ];
     let more =
         [("N_HEAD", 4), ("N_KV", 2), ("WINDOW", 20), ("KERNEL", 4), ("STATE", 512), ("N_HEAD_K", 2), ("N_HEAD_V", 4)];
     let runs = [("WIDTH", 8), ("OFFSET", 4), ("STRIDE", 16)];
