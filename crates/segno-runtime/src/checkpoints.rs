@@ -225,7 +225,7 @@ impl Checkpoints {
         let length = keys.len() as u32;
         let fits = |id: &EntryId| {
             let (entry, position) = (self.tree.get(*id)?, self.tree.position(*id)?);
-            let whole = want_logits && entry.logits.is_some();
+            let whole = entry.logits.is_some() || !want_logits;
             (self.usable(executor, entry.made) && (position < length || whole)).then_some((*id, position))
         };
         let mut best = found.within.iter().rev().find_map(fits);
@@ -243,8 +243,8 @@ impl Checkpoints {
         (best, found)
     }
 
-    /// A sequence for a prompt, as far along as something is remembered of it. `want_logits`: whether the logits after
-    /// the whole prompt do, so that none of it has to be read.
+    /// A sequence for a prompt, as far along as something is remembered of it. `want_logits`: whether those after the
+    /// whole prompt are needed, so that a token must be left to read unless they were kept.
     pub fn admit(
         &mut self,
         executor: &mut Executor,
@@ -425,18 +425,24 @@ impl Checkpoints {
     /// Drops what a context has outgrown: away from its end, checkpoints need not lie so close.
     fn thin(&mut self, executor: &mut Executor, keys: &[Key]) {
         let length = keys.len() as u32;
-        let (mut anchors, mut next) = (0, u32::MAX);
-        for id in self.tree.find(keys).within.into_iter().rev() {
+        let (mut anchors, mut next, mut prompt_end) = (0, u32::MAX, None);
+        let within = self.tree.find(keys).within;
+        for (i, &id) in within.iter().enumerate().rev() {
             let (Some(entry), Some(position)) = (self.tree.get(id), self.tree.position(id)) else { continue };
+            let previous = i.checked_sub(1).and_then(|i| self.tree.position(within[i])).unwrap_or(0);
             let anchor = matches!(entry.why, Why::Border | Why::Fork | Why::PromptEnd | Why::End | Why::Loaded);
             let keep = entry.pinned
                 || matches!(entry.why, Why::Head | Why::Interval)
                 || (anchor && anchors < ANCHORS)
                 || (entry.why == Why::Recent && position + PAGE_TOKENS > length)
+                || (entry.why == Why::Tail && prompt_end == Some(position + 32))
                 || (entry.hits > 0 && entry.used + 4 > self.clock)
                 || next == u32::MAX
-                || next - position >= spacing(length - position);
+                || next - previous > 2 * spacing(length - position);
             anchors += usize::from(anchor && keep);
+            if entry.why == Why::PromptEnd && prompt_end.is_none() {
+                prompt_end = Some(position);
+            }
             if keep {
                 next = position;
             } else {

@@ -694,7 +694,7 @@ impl Scheduler {
             request,
         };
         self.next_id += 1;
-        if let Some(logits) = admitted.logits {
+        if let Some(logits) = admitted.logits.filter(|_| active.request.max_tokens > 0) {
             // Nothing is left to read: the first token is drawn from what was kept.
             let id = segno_ir::sample::sample(&logits, &active.draw(0, length));
             active.drawn = 1;
