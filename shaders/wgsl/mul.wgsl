@@ -1,4 +1,4 @@
-// y = a b; b is a value, or a weight that is the same for every row
+// y = a b; b is a value, one number a row, or a weight that is the same for every row
 // A thread a feature: grid (features, rows).
 #if WEIGHT
 @group(0) @binding(1) var<storage, read> weight: array<f32>;
@@ -13,7 +13,11 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
 #if WEIGHT
     let b = weight[c];
 #else
+#if PER_ROW
+    let b = act[p.b + r * p.b_stride];
+#else
     let b = act[p.b + r * p.b_stride + c];
+#endif
 #endif
     act[p.y + r * p.y_stride + c] = a * b;
 }

@@ -90,7 +90,8 @@ fn rounded_inputs(device: &dyn Device, case: &Case, rig: &Rig<'_>, outcome: &Out
         // Copies of an op share their inputs.
         let mut seen = Vec::new();
         for probe in &case.probes {
-            for part in &probe.parts {
+            // Only first inputs are rounded.
+            for part in probe.parts.iter().take(1) {
                 if !seen.contains(&part.start) {
                     seen.push(part.start);
                     device.round_input(

@@ -34,5 +34,5 @@ fn software_vulkan_is_right_with_checked_indices() -> Result<(), Box<dyn std::er
 fn tensors_beyond_the_largest_binding_are_right() -> Result<(), Box<dyn std::error::Error>> {
     // A table of 1024 x 257 f32 takes a little more.
     let options = WgpuOptions { max_binding_bytes: Some(1 << 20), ..WgpuOptions::default() };
-    passes(&options, &Filter::new("^(linear|embed)/F32/")?)
+    passes(&options, &Filter::new("^(linear|expert_linear|embed)/F32/")?)
 }

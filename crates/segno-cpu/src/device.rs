@@ -74,8 +74,12 @@ impl Device for CpuDevice {
     }
 
     fn round_input(&self, op: &Op, weights: &[WeightDecl], row: &mut [f32]) {
-        let Op::Linear(linear) = op else { return };
-        let Some(decl) = weights.get(linear.weight.0 as usize) else { return };
+        let weight = match op {
+            Op::Linear(linear) => linear.weight,
+            Op::ExpertLinear(linear) => linear.weight,
+            _ => return,
+        };
+        let Some(decl) = weights.get(weight.0 as usize) else { return };
         let Some(rounding) = op::rounding(decl.ty, self.kernels, self.exact) else { return };
         let n = row.len();
         if !n.is_multiple_of(decl.ty.block_len()) {

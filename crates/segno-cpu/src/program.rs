@@ -43,14 +43,16 @@ impl Sizes {
             turns: Turns::floats(graph, limits.max_rows),
         };
         for node in &graph.nodes {
-            let scratch = op::scratch_floats(graph, node, kernels, exact);
+            let scratch = op::scratch_floats(graph, node, kernels, exact, rounded_rows(limits));
             sizes.scratch = sizes.scratch.max(scratch.next_multiple_of(crate::memory::LINE));
-            if let Op::Linear(linear) = &node.op {
-                let decl = &graph.weights[linear.weight.0 as usize];
-                if let Some(rounding) = op::rounding(decl.ty, kernels, exact) {
-                    let longest = &mut sizes.rounded[rounding.index()];
-                    *longest = decl.row_len().max(*longest);
-                }
+            let weight = match &node.op {
+                Op::Linear(linear) => linear.weight,
+                Op::ExpertLinear(linear) => linear.weight,
+                _ => continue,
+            };
+            if let Some(rounding) = op::rounding(graph.weights[weight.0 as usize].ty, kernels, exact) {
+                let longest = &mut sizes.rounded[rounding.index()];
+                *longest = graph.nodes[node.inputs[0].0 as usize].features.max(*longest);
             }
         }
         sizes

@@ -53,6 +53,7 @@ impl Matrix {
 pub(crate) fn matrix_of(op: &Op) -> Option<WeightId> {
     match op {
         Op::Linear(linear) => Some(linear.weight),
+        Op::ExpertLinear(linear) => Some(linear.weight),
         Op::Embed(embed) => embed.weight,
         _ => None,
     }

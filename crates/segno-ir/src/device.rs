@@ -428,7 +428,7 @@ pub trait Device: Send + Sync {
     /// Whether it can run `op` on these weights.
     fn supports(&self, op: &Op, weights: &[WeightDecl]) -> Support;
 
-    /// Rounds a row as the device does before it enters `op` (8-bit activations beside block
+    /// Rounds a row of the first input as the device does before it enters `op` (8-bit activations beside block
     /// weights, say): what the reference is given for the tight comparison of the conformance suite.
     fn round_input(&self, _op: &Op, _weights: &[WeightDecl], _row: &mut [f32]) {}
 

@@ -196,6 +196,11 @@ impl<'a> OpContext<'a> {
         &self.weights[id.0 as usize]
     }
 
+    /// A weight's sizes, the contiguous one first.
+    pub fn weight_shape(&self, id: WeightId) -> &'a [u64] {
+        &self.graph.weights[id.0 as usize].shape
+    }
+
     /// Position of a token row.
     pub fn position(&self, row: usize) -> u32 {
         self.start + row as u32

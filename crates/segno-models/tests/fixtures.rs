@@ -39,7 +39,11 @@ fn compare(found: &[f32], expected: &[f32], n_vocab: usize) -> (f32, f64) {
 /// `(folder, plain file, quantised files)`.
 const FOLDERS: &[(&str, &str, &[&str])] = &[
     ("qwen35", "model-f16.gguf", &["q8_0", "q4_k_m"]),
+    ("qwen35moe", "model-f16.gguf", &["q8_0", "q4_k_m"]),
+    ("qwen3next", "model-f16.gguf", &["q8_0", "q4_k_m"]),
     ("lfm2", "model-f16.gguf", &["q8_0", "q4_k_m"]),
+    ("lfm2moe", "model-f32.gguf", &[]),
+    ("qwen3moe", "model-f32.gguf", &[]),
     ("gemma3", "model-f16.gguf", &[]),
     ("llama", "model-f32.gguf", &[]),
     ("qwen2", "model-f32.gguf", &[]),

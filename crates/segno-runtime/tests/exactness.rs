@@ -13,7 +13,21 @@ use segno_models::Model;
 use segno_runtime::adversary::Adversary;
 use segno_runtime::{Executor, ExecutorError, ExecutorOptions, SequenceId, Work};
 
-const FILES: &[&str] = &["qwen35/model-f16.gguf", "qwen35/model-q8_0.gguf", "qwen35/model-q4_k_m.gguf"];
+const FILES: &[&str] = &[
+    "qwen35/model-f16.gguf",
+    "qwen35/model-q8_0.gguf",
+    "qwen35/model-q4_k_m.gguf",
+    "qwen35moe/model-f16.gguf",
+    "qwen35moe/model-q4_k_m.gguf",
+    "qwen3next/model-q8_0.gguf",
+    "lfm2/model-q4_k_m.gguf",
+    "lfm2moe/model-f32.gguf",
+    "gemma3/model-f16.gguf",
+    "llama/model-f32.gguf",
+    "qwen2/model-f32.gguf",
+    "qwen3/model-f32.gguf",
+    "qwen3moe/model-f32.gguf",
+];
 
 fn model(file: &str) -> Model {
     let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures")).join(file);

@@ -248,6 +248,12 @@ impl Compile<'_> {
         self.graph.weights[id.0 as usize].n_elements() as u32
     }
 
+    /// Sizes of a weight of up to three dimensions.
+    pub fn sizes(&self, id: WeightId) -> [u32; 3] {
+        let shape = &self.graph.weights[id.0 as usize].shape;
+        std::array::from_fn(|i| shape.get(i).copied().unwrap_or(1) as u32)
+    }
+
     fn missing(&self, id: WeightId) -> DeviceError {
         let name = self.graph.weights[id.0 as usize].name.clone();
         DeviceError::Weight { name, reason: "was not brought to this device".into() }

@@ -63,6 +63,7 @@ fn row_bytes(decl: &WeightDecl) -> u64 {
 fn is_matrix(graph: &Graph, id: WeightId) -> bool {
     graph.nodes.iter().any(|node| match &node.op {
         Op::Linear(op) => op.weight == id,
+        Op::ExpertLinear(op) => op.weight == id,
         Op::Embed(op) => op.weight == Some(id),
         _ => false,
     })
@@ -148,6 +149,7 @@ impl WgpuWeights {
             let read_as_vector = graph.nodes.iter().any(|node| match &node.op {
                 Op::Embed(_) => false,
                 Op::Linear(op) => op.bias == Some(WeightId(i as u32)),
+                Op::ExpertLinear(op) => op.bias == Some(WeightId(i as u32)),
                 op => op.weights().contains(&WeightId(i as u32)),
             });
             if read_as_vector {

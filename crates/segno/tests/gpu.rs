@@ -1,15 +1,16 @@
-//! The Qwen3.5 fixture on the GPU backend: right within bounds, and the same bits whatever way it is computed.
+//! The fixtures on the GPU backend: right within bounds, and the same bits whatever way it is computed.
 //! On a software Vulkan driver unless SEGNO_TEST_DEVICE names another device.
 
-use std::path::Path;
+mod common;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use safetensors::SafeTensors;
+use common::{FIXTURES, executor, issue, max_abs, rms, run, work};
 use segno::{GenerateOptions, LoadOptions, Model, open_device};
 use segno_ir::sample::{SampleParams, SampleRow};
 use segno_ir::{Cancel, Device, Input, Output, PAGE_TOKENS, SlotId, SpanKind};
-use segno_runtime::{Executor, ExecutorOptions, SequenceId, Work};
+use segno_runtime::Work;
 
 fn device_name() -> String {
     std::env::var("SEGNO_TEST_DEVICE").unwrap_or_else(|_| "vulkan".into())
@@ -21,99 +22,66 @@ fn gpu() -> Arc<dyn Device> {
 }
 
 fn fixture(name: &str) -> std::path::PathBuf {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/qwen35")).join(name)
-}
-
-fn executor(model: &Model, device: Arc<dyn Device>, n_sequences: u32) -> Executor {
-    let options = ExecutorOptions { n_ctx: 320, n_sequences, max_rows: 256, max_outputs: 256, ..Default::default() };
-    model.executor(device, options).expect("loads")
-}
-
-fn numbers<T>(file: &str, tensor: &str, read: impl Fn([u8; 4]) -> T) -> Vec<T> {
-    let bytes = std::fs::read(fixture(file)).expect("a fixture");
-    let tensors = SafeTensors::deserialize(&bytes).expect("safetensors");
-    let data = tensors.tensor(tensor).expect("a tensor").data().to_vec();
-    data.chunks_exact(4).map(|b| read(b.try_into().expect("4 bytes"))).collect()
+    FIXTURES[0].path(name)
 }
 
 fn tokens(n: usize, seed: u32) -> Vec<u32> {
     (0..n as u32).map(|i| segno_ir::sample::philox([i, seed, 0, 0], [5, 6])[0] % 336).collect()
 }
 
-fn work(sequence: SequenceId, kind: SpanKind, tokens: &[u32]) -> Work {
-    let inputs = tokens.iter().map(|&t| Input::Token(t)).collect();
-    Work { sequence, kind, inputs, outputs: (0..tokens.len() as u32).collect(), snapshots: Vec::new() }
-}
-
-fn issue(executor: &mut Executor, works: Vec<Work>) -> Vec<f32> {
-    let issued = executor.issue(works, &Cancel::new()).expect("issues");
-    let n = issued.rows.n;
-    let logits = executor.read(&issued.rows, Output::Logits, 0, n).wait(Duration::from_secs(300)).expect("logits");
-    executor.confirm(issued);
-    logits
-}
-
-fn run(executor: &mut Executor, tokens: &[u32], piece: usize, kind: SpanKind) -> Vec<f32> {
-    let sequence = executor.create().expect("a sequence");
-    let logits = tokens.chunks(piece).flat_map(|part| issue(executor, vec![work(sequence, kind, part)])).collect();
-    executor.remove(sequence);
-    logits
-}
-
 fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|v| v.to_bits()).collect()
 }
 
-fn rms(a: &[f32], b: &[f32]) -> f64 {
-    (a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>() / a.len() as f64).sqrt()
-}
-
 #[test]
 fn logits_are_those_of_transformers_and_of_the_decoded_weights() {
-    let ids: Vec<u32> =
-        numbers("expected.safetensors", "tokens", i32::from_le_bytes).iter().map(|&t| t as u32).collect();
-    let plain = Model::open(fixture("model-f16.gguf")).expect("opens");
-    let found = run(&mut executor(&plain, gpu(), 1), &ids, 96, SpanKind::Prefill);
-    let expected = numbers("expected.safetensors", "logits", f32::from_le_bytes);
-    let max = found
-        .iter()
-        .zip(&expected)
-        .map(|(a, b)| (a - b).abs())
-        .fold(0.0, |m, d| if d > m || d.is_nan() { d } else { m });
-    println!("plain: max abs error {max:.2e}");
-    assert!(max <= 2e-3, "max abs error {max}");
-    for kind in ["q8_0", "q4_k_m"] {
-        let model = Model::open(fixture(&format!("model-{kind}.gguf"))).expect("opens");
-        let expected =
-            numbers("expected-quantised.safetensors", &format!("logits_{kind}_dequantised"), f32::from_le_bytes);
-        let cpu = open_device("cpu", None).expect("the CPU");
-        let cpu = rms(&run(&mut executor(&model, cpu, 1), &ids, 96, SpanKind::Prefill), &expected);
-        let gpu = rms(&run(&mut executor(&model, gpu(), 1), &ids, 96, SpanKind::Prefill), &expected);
-        println!("{kind}: RMS error {gpu:.2e}, the CPU's {cpu:.2e}");
-        assert!(gpu <= (1.25 * cpu).max(1e-3), "{kind}: RMS error {gpu}, the CPU's {cpu}");
+    for fixture in FIXTURES {
+        let ids = fixture.tokens();
+        for file in fixture.files() {
+            let model = Model::open(fixture.path(&file)).expect("opens");
+            let expected = fixture.expected(&file);
+            let found = run(&mut executor(&model, gpu(), 1), &ids, 96, SpanKind::Prefill);
+            let what = format!("{} {file}", fixture.name);
+            if file == fixture.plain {
+                let max = max_abs(&found, &expected);
+                println!("{what}: max abs error {max:.2e}");
+                assert!(max <= 2e-3, "{what}: max abs error {max}");
+            } else {
+                let cpu = open_device("cpu", None).expect("the CPU");
+                let cpu = rms(&run(&mut executor(&model, cpu, 1), &ids, 96, SpanKind::Prefill), &expected);
+                let gpu = rms(&found, &expected);
+                println!("{what}: RMS error {gpu:.2e}, the CPU's {cpu:.2e}");
+                assert!(gpu <= (1.25 * cpu).max(1e-3), "{what}: RMS error {gpu}, the CPU's {cpu}");
+            }
+        }
     }
 }
 
 #[test]
 fn cuts_batches_and_kinds_change_no_bit() {
-    let model = Model::open(fixture("model-q4_k_m.gguf")).expect("opens");
-    let (a, b) = (tokens(200, 1), tokens(70, 2));
-    let mut one = executor(&model, gpu(), 1);
-    let whole = bits(&run(&mut one, &a, 200, SpanKind::Prefill));
-    assert!(bits(&run(&mut one, &a, 64, SpanKind::Prefill)) == whole, "cut at multiples of 64");
-    assert!(bits(&run(&mut one, &a[..80], 1, SpanKind::Decode)) == whole[..80 * 336], "token by token");
-    let alone = bits(&run(&mut one, &b, 70, SpanKind::Prefill));
-    let mut two = executor(&model, gpu(), 2);
-    let (first, second) = (two.create().expect("a"), two.create().expect("b"));
-    let mut found: (Vec<u32>, Vec<u32>) = (Vec::new(), Vec::new());
-    for (ra, rb) in [(0..64, 0..1), (64..65, 1..64), (65..200, 64..70)] {
-        let split = ra.len() * 336;
-        let works = vec![work(first, SpanKind::Prefill, &a[ra]), work(second, SpanKind::Prefill, &b[rb])];
-        let both = bits(&issue(&mut two, works));
-        found.0.extend(&both[..split]);
-        found.1.extend(&both[split..]);
+    for fixture in FIXTURES {
+        let file = fixture.files().last().expect("a file");
+        let what = format!("{} {file}", fixture.name);
+        let model = Model::open(fixture.path(&file)).expect("opens");
+        let n_vocab = model.graph().graph.n_vocab();
+        let (a, b) = (tokens(200, 1), tokens(70, 2));
+        let mut one = executor(&model, gpu(), 1);
+        let whole = bits(&run(&mut one, &a, 200, SpanKind::Prefill));
+        assert!(bits(&run(&mut one, &a, 64, SpanKind::Prefill)) == whole, "{what}: cut at multiples of 64");
+        assert!(bits(&run(&mut one, &a[..80], 1, SpanKind::Decode)) == whole[..80 * n_vocab], "{what}: one by one");
+        let alone = bits(&run(&mut one, &b, 70, SpanKind::Prefill));
+        let mut two = executor(&model, gpu(), 2);
+        let (first, second) = (two.create().expect("a"), two.create().expect("b"));
+        let mut found: (Vec<u32>, Vec<u32>) = (Vec::new(), Vec::new());
+        for (ra, rb) in [(0..64, 0..1), (64..65, 1..64), (65..200, 64..70)] {
+            let split = ra.len() * n_vocab;
+            let works = vec![work(first, SpanKind::Prefill, &a[ra]), work(second, SpanKind::Prefill, &b[rb])];
+            let both = bits(&issue(&mut two, works));
+            found.0.extend(&both[..split]);
+            found.1.extend(&both[split..]);
+        }
+        assert!(found.0 == whole && found.1 == alone, "{what}: together differs from alone");
     }
-    assert!(found.0 == whole && found.1 == alone, "together differs from alone");
 }
 
 #[test]

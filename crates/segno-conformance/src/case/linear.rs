@@ -19,7 +19,7 @@ use crate::bound::{TINY, U, spread, sum};
 use crate::random::Values;
 
 /// What a format may round away of each input feature.
-fn input_rounding(x: &[f64], ty: TensorType) -> Vec<f64> {
+pub(super) fn input_rounding(x: &[f64], ty: TensorType) -> Vec<f64> {
     let relative = |r: f64| x.iter().map(|v| v.abs() * r).collect();
     match ty {
         TensorType::F32 => vec![0.0; x.len()],
@@ -35,6 +35,19 @@ fn input_rounding(x: &[f64], ty: TensorType) -> Vec<f64> {
     }
 }
 
+/// A product of a weight's row with `x`, and what it may be off by before a bias is added.
+pub(super) fn dot_error(w: &[f64], decode: &[f64], x: &[f64], rounding: &[f64]) -> (f64, f64) {
+    let n = x.len();
+    let (mut total, mut magnitude, mut error) = (0.0, 0.0, 0.0);
+    for i in 0..n {
+        total += w[i] * x[i];
+        magnitude += (w[i] * x[i]).abs();
+        error += spread(n) * decode[i] * x[i].abs() + w[i].abs() * rounding[i];
+    }
+    // Rounded inputs make the sum's own error larger in the same proportion.
+    (total, (sum(n) + 2.0 * U) * (magnitude + error) + TINY * n as f64 + error)
+}
+
 fn errors(trial: &Trial<'_>, comparison: Comparison, has_bias: bool) -> Errors {
     let (w, decode, x) = (trial.weight(WeightId(0)), trial.decode_errors(WeightId(0)), &trial.inputs[0]);
     let n_in = x.len() / trial.rows;
@@ -47,17 +60,10 @@ fn errors(trial: &Trial<'_>, comparison: Comparison, has_bias: bool) -> Errors {
             Comparison::Stated => input_rounding(row, ty),
         };
         for o in 0..n_out {
-            let (w, decode) = (&w[o * n_in..][..n_in], &decode[o * n_in..][..n_in]);
-            let (mut total, mut magnitude, mut error) = (0.0, 0.0, 0.0);
-            for i in 0..n_in {
-                total += w[i] * row[i];
-                magnitude += (w[i] * row[i]).abs();
-                error += spread(n_in) * decode[i] * row[i].abs() + w[i].abs() * rounding[i];
-            }
+            let place = o * n_in..(o + 1) * n_in;
+            let (total, error) = dot_error(&w[place.clone()], &decode[place], row, &rounding);
             let bias = if has_bias { trial.weight(WeightId(1))[o] } else { 0.0 };
-            // Rounded inputs make the sum's own error larger in the same proportion.
-            let accumulated = (sum(n_in) + 2.0 * U) * (magnitude + error) + TINY * n_in as f64;
-            y.push(accumulated + error + U * ((total + bias).abs() + bias.abs()));
+            y.push(error + U * ((total + bias).abs() + bias.abs()));
         }
     }
     Errors { y, states: Vec::new() }

@@ -11,11 +11,13 @@ mod build;
 mod copy;
 mod delta_rule;
 mod embed;
+mod expert_linear;
 mod l2_norm;
 mod linear;
 mod mul;
 mod rms_norm;
 mod rope;
+mod route;
 mod sample;
 mod scale;
 mod select_rows;
@@ -47,6 +49,8 @@ macro_rules! table {
 table! {
     embed,
     linear,
+    route,
+    expert_linear,
     rms_norm,
     l2_norm,
     rope,

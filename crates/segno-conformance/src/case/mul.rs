@@ -1,4 +1,4 @@
-//! Cases of `mul`: two values, and a value and a weight.
+//! Cases of `mul`: two values, a value and one number a row, and a value and a weight.
 //!
 //! Bound: one rounding, `U |a b|`; a weight of a block type also has its decoding's.
 
@@ -6,7 +6,7 @@ use segno_ir::op::Mul;
 use segno_ir::{Builder, WeightId};
 use segno_quant::TensorType;
 
-use super::{Batch, Cases, Setup, each_elementwise, elementwise};
+use super::{Batch, Cases, Errors, Setup, Trial, each_elementwise, elementwise};
 use crate::bound::{TINY, U};
 use crate::random::Values;
 
@@ -32,6 +32,17 @@ pub(super) fn cases(out: &mut Cases) {
             )
         });
     });
+    for (n, batch) in [(1, "d1"), (65, "p33?odd+d1@7+d1"), (1024, "p3+d1@2")] {
+        out.add("F32", format!("per row,n={n},batch={batch}"), move |rng| {
+            let setup = Setup::new(rng, &[n, 1], &Batch::parse(batch));
+            let rule = |trial: &Trial<'_>| {
+                let rows = trial.inputs[0].chunks_exact(trial.features).zip(&trial.inputs[1]);
+                let y = rows.flat_map(|(a, b)| a.iter().map(move |a| (a * b).abs() * U + TINY));
+                Errors { y: y.collect(), states: Vec::new() }
+            };
+            setup.finish(|_, _| Ok(Mul { weight: None }.into()), move |trial, _| rule(trial))
+        });
+    }
     each_elementwise(out, "weight", |out, params, n, batch, values| {
         weighted(out, TensorType::F32, params, n, batch, values);
     });

@@ -21,13 +21,13 @@ use crate::weights::Matrix;
 const CACHE_BYTES: usize = 128 * 1024;
 
 /// Rows from which on outputs are interleaved.
-const PANEL_ROWS: usize = 6;
+pub(super) const PANEL_ROWS: usize = 6;
 
 /// Products that take about as long as to wake the other threads.
-const SMALL: usize = 65_536;
+pub(super) const SMALL: usize = 65_536;
 
 #[derive(Clone, Copy)]
-enum Form {
+pub(super) enum Form {
     /// Stored as floats.
     Float(FloatType),
     /// Stored in blocks that have kernels.
@@ -37,7 +37,7 @@ enum Form {
 }
 
 impl Form {
-    fn of(ty: TensorType, kernels: &Kernels, exact: bool) -> Form {
+    pub fn of(ty: TensorType, kernels: &Kernels, exact: bool) -> Form {
         match ty {
             TensorType::F32 => Form::Float(FloatType::F32),
             TensorType::F16 => Form::Float(FloatType::F16),
@@ -207,28 +207,29 @@ impl Linear {
             }
         }
     }
+}
 
-    fn round_rows(&self, cx: &Cx<'_>, rounding: Rounding) {
-        let n = self.weight.n_in;
-        let quantize = match rounding {
-            Rounding::Groups32 => cx.kernels.quantize_32,
-            Rounding::Groups256 => cx.kernels.quantize_256,
-        };
-        let most = if cx.n_rows * n < 16_384 { 1 } else { usize::MAX };
-        cx.threads.split(cx.n_rows, 1, most, &|_, rows| {
-            for r in rows {
-                // SAFETY: each row is one thread's.
-                quantize(cx.input(0, r), unsafe { cx.rounded[rounding.index()].get_mut(r, n) });
-            }
-        });
-    }
+/// Rounds every row of the first input.
+pub(super) fn quantize_rows(cx: &Cx<'_>, rounding: Rounding) {
+    let n = cx.inputs[0].features;
+    let quantize = match rounding {
+        Rounding::Groups32 => cx.kernels.quantize_32,
+        Rounding::Groups256 => cx.kernels.quantize_256,
+    };
+    let most = if cx.n_rows * n < 16_384 { 1 } else { usize::MAX };
+    cx.threads.split(cx.n_rows, 1, most, &|_, rows| {
+        for r in rows {
+            // SAFETY: each row is one thread's.
+            quantize(cx.input(0, r), unsafe { cx.rounded[rounding.index()].get_mut(r, n) });
+        }
+    });
 }
 
 impl Run for Linear {
     fn run(&self, cx: &Cx<'_>) -> Result<(), DeviceError> {
         let (n_in, n_out) = (self.weight.n_in, self.weight.n_out);
         if let (Form::Block(block), true) = (&self.form, self.round) {
-            self.round_rows(cx, block.rounding);
+            quantize_rows(cx, block.rounding);
         }
         if cx.n_rows == 0 {
             return Ok(());

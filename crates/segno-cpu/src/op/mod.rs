@@ -5,11 +5,13 @@ mod add;
 mod attention;
 mod delta_rule;
 mod embed;
+mod expert_linear;
 mod l2_norm;
 mod linear;
 mod mul;
 mod rms_norm;
 mod rope;
+mod route;
 mod scale;
 mod select_rows;
 mod short_conv;
@@ -100,6 +102,8 @@ pub(crate) fn prepare(setup: &mut Setup<'_>, node: &Node) -> Result<Box<dyn Run>
     Ok(match &node.op {
         Op::Embed(op) => Box::new(embed::prepare(setup, op)?),
         Op::Linear(op) => Box::new(linear::prepare(setup, op, node)?),
+        Op::Route(op) => Box::new(route::prepare(setup, op)?),
+        Op::ExpertLinear(op) => Box::new(expert_linear::prepare(setup, op, node)?),
         Op::RmsNorm(op) => Box::new(rms_norm::prepare(setup, op)?),
         Op::L2Norm(op) => Box::new(l2_norm::L2Norm { group: op.group, eps: op.eps }),
         Op::Rope(op) => Box::new(rope::prepare(setup, op)?),
@@ -124,6 +128,8 @@ pub(crate) fn is_known(op: &Op) -> bool {
         op,
         Op::Embed(_)
             | Op::Linear(_)
+            | Op::Route(_)
+            | Op::ExpertLinear(_)
             | Op::RmsNorm(_)
             | Op::L2Norm(_)
             | Op::Rope(_)
@@ -141,10 +147,14 @@ pub(crate) fn is_known(op: &Op) -> bool {
     )
 }
 
-/// Floats of scratch that a thread needs for an op.
-pub(crate) fn scratch_floats(graph: &Graph, node: &Node, kernels: &'static Kernels, exact: bool) -> usize {
+/// Floats of scratch that a thread needs for an op, in steps of up to `rows` rows.
+pub(crate) fn scratch_floats(graph: &Graph, node: &Node, kernels: &'static Kernels, exact: bool, rows: usize) -> usize {
     match &node.op {
         Op::Linear(op) => linear_scratch(&graph.weights[op.weight.0 as usize], kernels, exact),
+        Op::Route(_) => route::scratch_floats(graph.nodes[node.inputs[0].0 as usize].features),
+        Op::ExpertLinear(op) => {
+            expert_linear::scratch_floats(&graph.weights[op.weight.0 as usize], op, kernels, exact, rows)
+        }
         Op::Attention(op) => attention::scratch_floats(graph, op),
         Op::DeltaRule(op) => delta_rule::scratch_floats(op),
         Op::ShortConv(op) => short_conv::scratch_floats(&graph.weights[op.weight.0 as usize]),

@@ -18,11 +18,14 @@ pub(super) fn prepare(setup: &Setup<'_>, op: &op::Mul) -> Result<Mul, DeviceErro
 impl Run for Mul {
     fn run(&self, cx: &Cx<'_>) -> Result<(), DeviceError> {
         cx.elementwise(1, |r, columns| {
+            let a = &cx.input(0, r)[columns.clone()];
             let b = self.weight.as_deref().unwrap_or_else(|| cx.input(1, r));
-            let pairs = cx.input(0, r)[columns.clone()].iter().zip(&b[columns.clone()]);
             // SAFETY: `elementwise` gives each number to one thread.
-            let y = unsafe { cx.output(r, columns) };
-            y.iter_mut().zip(pairs).for_each(|(y, (a, b))| *y = a * b);
+            let y = unsafe { cx.output(r, columns.clone()) };
+            match b {
+                [b] => y.iter_mut().zip(a).for_each(|(y, a)| *y = a * b),
+                b => y.iter_mut().zip(a.iter().zip(&b[columns])).for_each(|(y, (a, b))| *y = a * b),
+            }
         });
         Ok(())
     }

@@ -136,6 +136,8 @@ macro_rules! ops {
 ops! {
     embed: Embed, "rows of the token embedding, or rows given by the caller";
     linear: Linear, "matrix product with a weight, and a bias";
+    route: Route, "choice of experts and their weights from the router's logits";
+    expert_linear: ExpertLinear, "matrix products with the chosen experts' weights";
     rms_norm: RmsNorm, "division by the root mean square over groups of features";
     l2_norm: L2Norm, "division by the Euclidean norm over groups of features";
     rope: Rope, "rotary position embedding";

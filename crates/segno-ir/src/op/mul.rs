@@ -1,9 +1,9 @@
-//! `y = a * b`, elementwise; `b` is a value, or a weight that is the same for every row.
+//! `y = a * b`, elementwise; `b` is a value, one number a row, or a weight that is the same for every row.
 
 use super::{Cost, OpContext, OpRule, Shapes, same_domain};
 use crate::weight::WeightId;
 
-/// Attributes of `mul`. Inputs: two values of the same size, or one and a weight.
+/// Attributes of `mul`. Inputs: two values, the second of the same size or of one feature, or one and a weight.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mul {
     /// As many elements as features.
@@ -25,7 +25,9 @@ impl OpRule for Mul {
             None => {
                 shapes.expect_inputs(2)?;
                 same_domain(shapes.domains)?;
-                shapes.expect_features(1, "the second input", shapes.inputs[0])?;
+                if shapes.inputs[1] != 1 {
+                    shapes.expect_features(1, "the second input", shapes.inputs[0])?;
+                }
             }
         }
         Ok(shapes.inputs[0])
@@ -40,10 +42,12 @@ impl OpRule for Mul {
     }
 
     fn reference(&self, cx: &mut OpContext<'_>) -> Vec<f64> {
-        let b = match self.weight {
-            Some(id) => cx.weight(id),
-            None => cx.input(1),
+        let n = cx.features();
+        let (b, per_row) = match self.weight {
+            Some(id) => (cx.weight(id), 0),
+            None => (cx.input(1), cx.input_features(1)),
         };
-        cx.input(0).iter().enumerate().map(|(i, a)| a * b[i % b.len()]).collect()
+        let at = |i: usize| if per_row == 1 { i / n } else { i % b.len() };
+        cx.input(0).iter().enumerate().map(|(i, a)| a * b[at(i)]).collect()
     }
 }

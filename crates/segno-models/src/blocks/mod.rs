@@ -3,10 +3,12 @@
 mod attention;
 mod ffn;
 mod gated_delta_net;
+mod moe;
 
 pub(crate) use attention::{AttentionBlock, GatedQueries};
-pub(crate) use ffn::{gated_ffn, swiglu};
+pub(crate) use ffn::{gated_ffn, swiglu, swiglu_named};
 pub(crate) use gated_delta_net::{BetaDecay, GatedDeltaNet};
+pub(crate) use moe::{Experts, add_shared_expert};
 
 use segno_ir::op::{Embed, Linear, RmsNorm, SelectRows, Slice};
 use segno_ir::{Builder, Domain, GraphError, ValueId};

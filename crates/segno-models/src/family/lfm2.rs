@@ -9,11 +9,20 @@ use crate::blocks::{AttentionBlock, GatedQueries, embed, linear, logits, rms_nor
 use crate::keys::Keys;
 
 pub(super) fn build(keys: &mut Keys<'_>, source: &dyn WeightSource) -> Result<Graph, ModelError> {
+    let n_ff = keys.per_layer_u32("feed_forward_length")?;
+    build_with(keys, source, &|b, layer, f| swiglu(b, layer, f, n_ff[layer as usize] as usize))
+}
+
+/// The family with a feed-forward block of one's choice.
+pub(super) fn build_with(
+    keys: &mut Keys<'_>,
+    source: &dyn WeightSource,
+    ffn: &dyn Fn(&mut Builder<'_>, u32, ValueId) -> Result<ValueId, GraphError>,
+) -> Result<Graph, ModelError> {
     let n_embd = keys.required_usize("embedding_length")?;
     let n_layer = keys.n_layer()?;
     let n_vocab = keys.n_vocab()?;
     let eps = keys.required_f32("attention.layer_norm_rms_epsilon")?;
-    let n_ff = keys.per_layer_u32("feed_forward_length")?;
     let n_head = keys.per_layer_u32("attention.head_count")?;
     let n_head_kv = keys.per_layer_u32("attention.head_count_kv")?;
     let kernel = keys.required_usize("shortconv.l_cache")?;
@@ -49,7 +58,7 @@ pub(super) fn build(keys: &mut Keys<'_>, source: &dyn WeightSource) -> Result<Gr
         };
         x = b.push(Add, &[x, mixed])?;
         let f = rms_norm(&mut b, x, &name("ffn_norm.weight"), eps)?;
-        let f = swiglu(&mut b, layer, f, n_ff[i] as usize)?;
+        let f = ffn(&mut b, layer, f)?;
         x = b.push(Add, &[x, f])?;
     }
     // The norm before the output has the embedding's name.

@@ -3,18 +3,33 @@
 
 use segno_ir::op::Add;
 use segno_ir::op::rope::Pairing;
-use segno_ir::{Builder, Graph, Output, WeightSource};
+use segno_ir::{Builder, Graph, GraphError, Output, ValueId, WeightSource};
 
+use super::qwen35moe::FeedForward;
 use crate::ModelError;
 use crate::blocks::{AttentionBlock, GatedQueries, embed, logits, rms_norm, swiglu, tensor_name};
 use crate::keys::Keys;
 
 pub(super) fn build(keys: &mut Keys<'_>, source: &dyn WeightSource) -> Result<Graph, ModelError> {
+    // Mixtral has the name `llama`.
+    if keys.optional_u32("expert_count")?.unwrap_or(0) > 0 {
+        let ffn = FeedForward::of(keys)?;
+        return build_with(keys, source, &|b, layer, f| ffn.build(b, layer, f));
+    }
+    let n_ff = keys.per_layer_u32("feed_forward_length")?;
+    build_with(keys, source, &|b, layer, f| swiglu(b, layer, f, n_ff[layer as usize] as usize))
+}
+
+/// The families with a feed-forward block of one's choice.
+pub(super) fn build_with(
+    keys: &mut Keys<'_>,
+    source: &dyn WeightSource,
+    ffn: &dyn Fn(&mut Builder<'_>, u32, ValueId) -> Result<ValueId, GraphError>,
+) -> Result<Graph, ModelError> {
     let n_embd = keys.required_usize("embedding_length")?;
     let n_layer = keys.n_layer()?;
     let n_vocab = keys.n_vocab()?;
     let eps = keys.required_f32("attention.layer_norm_rms_epsilon")?;
-    let n_ff = keys.per_layer_u32("feed_forward_length")?;
     let n_head = keys.per_layer_u32("attention.head_count")?;
     let n_head_kv = keys.optional_per_layer_u32("attention.head_count_kv")?.unwrap_or_else(|| n_head.clone());
     let d_head = keys.head_dim()?;
@@ -50,7 +65,7 @@ pub(super) fn build(keys: &mut Keys<'_>, source: &dyn WeightSource) -> Result<Gr
         let mixed = block.build(&mut b, u)?;
         x = b.push(Add, &[x, mixed])?;
         let f = rms_norm(&mut b, x, &name("ffn_norm.weight"), eps)?;
-        let f = swiglu(&mut b, layer, f, n_ff[i] as usize)?;
+        let f = ffn(&mut b, layer, f)?;
         x = b.push(Add, &[x, f])?;
     }
     let logits = logits(&mut b, x, "output_norm.weight", n_vocab, eps)?;

@@ -3,7 +3,7 @@
 use segno_ir::op::Add;
 use segno_ir::op::delta_rule::HeadMap;
 use segno_ir::op::rope::Pairing;
-use segno_ir::{Builder, Graph, Output, WeightSource};
+use segno_ir::{Builder, Graph, GraphError, Output, ValueId, WeightSource};
 
 use crate::ModelError;
 use crate::blocks::{
@@ -12,11 +12,27 @@ use crate::blocks::{
 use crate::keys::{KeyError, Keys};
 
 pub(super) fn build(keys: &mut Keys<'_>, source: &dyn WeightSource) -> Result<Graph, ModelError> {
+    let n_ff = keys.per_layer_u32("feed_forward_length")?;
+    let ffn = |b: &mut Builder<'_>, layer: u32, f| swiglu(b, layer, f, n_ff[layer as usize] as usize);
+    build_with(keys, source, HeadMap::Tiled, project, &ffn)
+}
+
+/// What the delta net of a layer is computed from: queries, keys and values; the gate; beta and decay.
+pub(super) type Projections = (ValueId, ValueId, BetaDecay);
+
+/// The families of delta nets and gated attention: they differ in how the delta net's inputs are stored,
+/// in which key head a value head has, and in the feed-forward block.
+pub(super) fn build_with(
+    keys: &mut Keys<'_>,
+    source: &dyn WeightSource,
+    head_map: HeadMap,
+    project: fn(&mut Builder<'_>, &GatedDeltaNet, ValueId) -> Result<Projections, GraphError>,
+    ffn: &dyn Fn(&mut Builder<'_>, u32, ValueId) -> Result<ValueId, GraphError>,
+) -> Result<Graph, ModelError> {
     let n_embd = keys.required_usize("embedding_length")?;
     let n_layer = keys.n_layer()?;
     let n_vocab = keys.n_vocab()?;
     let eps = keys.required_f32("attention.layer_norm_rms_epsilon")?;
-    let n_ff = keys.per_layer_u32("feed_forward_length")?;
     let n_head = keys.per_layer_u32("attention.head_count")?;
     let recurrent = recurrent_layers(keys)?;
     let n_head_kv = keys.per_layer_u32("attention.head_count_kv")?;
@@ -29,10 +45,11 @@ pub(super) fn build(keys: &mut Keys<'_>, source: &dyn WeightSource) -> Result<Gr
         n_head_v: keys.required_usize("ssm.time_step_rank")?,
         d_head: keys.required_usize("ssm.state_size")?,
         d_conv: keys.required_usize("ssm.conv_kernel")?,
-        // Converters order the value heads so that they tile, unless the file says otherwise.
+        // As the family's converter orders the value heads, unless the file says otherwise.
         head_map: match keys.optional_bool("ssm.v_head_reordered")? {
+            Some(true) => HeadMap::Tiled,
             Some(false) => HeadMap::Grouped,
-            _ => HeadMap::Tiled,
+            None => head_map,
         },
         eps,
     };
@@ -50,12 +67,9 @@ pub(super) fn build(keys: &mut Keys<'_>, source: &dyn WeightSource) -> Result<Gr
         let i = layer as usize;
         let u = rms_norm(&mut b, x, &name("attn_norm.weight"), eps)?;
         let mixed = if recurrent[i] {
-            let GatedDeltaNet { n_head_k, n_head_v, d_head, .. } = delta;
-            let qkv = linear(&mut b, u, &name("attn_qkv"), (2 * n_head_k + n_head_v) * d_head)?;
-            let z = linear(&mut b, u, &name("attn_gate"), inner)?;
-            let beta = linear(&mut b, u, &name("ssm_beta"), n_head_v)?;
-            let alpha = linear(&mut b, u, &name("ssm_alpha"), n_head_v)?;
-            GatedDeltaNet { layer, ..delta }.build(&mut b, qkv, z, BetaDecay { beta, alpha }, n_embd)?
+            let delta = GatedDeltaNet { layer, ..delta };
+            let (qkv, z, inputs) = project(&mut b, &delta, u)?;
+            delta.build(&mut b, qkv, z, inputs, n_embd)?
         } else {
             let block = AttentionBlock {
                 layer,
@@ -72,12 +86,31 @@ pub(super) fn build(keys: &mut Keys<'_>, source: &dyn WeightSource) -> Result<Gr
         };
         x = b.push(Add, &[x, mixed])?;
         let f = rms_norm(&mut b, x, &name("post_attention_norm.weight"), eps)?;
-        let f = swiglu(&mut b, layer, f, n_ff[i] as usize)?;
+        let f = ffn(&mut b, layer, f)?;
         x = b.push(Add, &[x, f])?;
     }
     let logits = logits(&mut b, x, "output_norm.weight", n_vocab, eps)?;
     keys.ignore_mtp(&mut b, source)?;
     Ok(b.finish(&[(Output::Logits, logits)])?)
+}
+
+/// One matrix each for queries, keys and values, for the gate, beta and decay.
+pub(super) fn project(b: &mut Builder<'_>, net: &GatedDeltaNet, u: ValueId) -> Result<Projections, GraphError> {
+    let (qkv, z) = project_qkvz(b, net, u)?;
+    let beta = linear(b, u, &tensor_name(net.layer, "ssm_beta"), net.n_head_v)?;
+    let alpha = linear(b, u, &tensor_name(net.layer, "ssm_alpha"), net.n_head_v)?;
+    Ok((qkv, z, BetaDecay { beta, alpha }))
+}
+
+/// The first two of [`project`].
+pub(super) fn project_qkvz(
+    b: &mut Builder<'_>,
+    net: &GatedDeltaNet,
+    u: ValueId,
+) -> Result<(ValueId, ValueId), GraphError> {
+    let GatedDeltaNet { layer, n_head_k, n_head_v, d_head, .. } = *net;
+    let qkv = linear(b, u, &tensor_name(layer, "attn_qkv"), (2 * n_head_k + n_head_v) * d_head)?;
+    Ok((qkv, linear(b, u, &tensor_name(layer, "attn_gate"), n_head_v * d_head)?))
 }
 
 /// Which layers are delta nets: as the file lists them, or else all but every n-th.

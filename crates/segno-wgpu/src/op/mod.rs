@@ -5,11 +5,13 @@ mod add;
 mod attention;
 mod delta_rule;
 mod embed;
+mod expert_linear;
 mod l2_norm;
 mod linear;
 mod mul;
 mod rms_norm;
 mod rope;
+mod route;
 pub(crate) mod sample;
 mod scale;
 mod select_rows;
@@ -79,6 +81,8 @@ fn dispatch(op: &Op) -> Option<Compiler> {
     table! {
         Embed: embed;
         Linear: linear;
+        Route: route;
+        ExpertLinear: expert_linear;
         RmsNorm: rms_norm;
         L2Norm: l2_norm;
         Rope: rope;

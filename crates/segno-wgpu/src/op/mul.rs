@@ -13,6 +13,8 @@ pub(super) fn compile(c: &mut Compile<'_>, op: &Mul) -> Result<(), DeviceError> 
     if let Some(id) = op.weight {
         variant.flags.push("WEIGHT");
         bindings.push(c.vector(id)?);
+    } else if c.input(1).features < n {
+        variant.flags.push("PER_ROW");
     }
     c.push(variant, bindings, Binary::of(c), per_feature(n))
 }

@@ -27,7 +27,7 @@ fn variants() -> Vec<Variant> {
     ];
     let more =
         [("N_HEAD", 4), ("N_KV", 2), ("WINDOW", 20), ("KERNEL", 4), ("STATE", 512), ("N_HEAD_K", 2), ("N_HEAD_V", 4)];
-    let runs = [("WIDTH", 8), ("OFFSET", 4), ("STRIDE", 16)];
+    let runs = [("WIDTH", 8), ("OFFSET", 4), ("STRIDE", 16), ("N_OUT", 24), ("N_EXPERT", 5), ("K", 2)];
     let constants = [&step[..], &every, &sizes, &more, &runs].concat();
     let table: &[(&'static str, &[&'static str], String)] = &[
         ("activate", &["SILU", "GATED"], activate::params()),
@@ -42,11 +42,16 @@ fn variants() -> Vec<Variant> {
         ("copy", &[], crate::pool::copy_params()),
         ("delta_rule", &["TILED", "CHANNEL_DECAY"], delta_rule::params()),
         ("embed", &["WEIGHT"], embed::params()),
+        ("expert_linear", &["BIAS", "PER_SLOT", "COMBINE"], expert_linear::params()),
         ("l2_norm", &[], l2_norm::params()),
         ("linear", &["BIAS"], linear::params()),
         ("mul", &["WEIGHT"], Binary::wgsl()),
+        ("mul", &["PER_ROW"], Binary::wgsl()),
         ("rms_norm", &["WEIGHT"], rms_norm::params()),
         ("rope", &["NEOX"], rope::params()),
+        ("route", &["SOFTMAX", "BIAS", "NORMALISE"], route::params()),
+        ("route", &["SIGMOID", "BIAS", "NORMALISE"], route::params()),
+        ("route", &["SOFTMAX_CHOSEN", "BIAS", "NORMALISE"], route::params()),
         ("sample", &[], sample::params()),
         ("scale", &[], scale::params()),
         ("select_rows", &[], Unary::wgsl()),
@@ -59,7 +64,7 @@ fn variants() -> Vec<Variant> {
     for (name, flags, params) in table {
         // What a variant cannot be without.
         let needed: &[&str] = match *name {
-            "activate" => &flags[..1],
+            "activate" | "route" => &flags[..1],
             "attention" if flags.contains(&"APPEND") => &flags[..1],
             _ => &[],
         };
@@ -68,7 +73,8 @@ fn variants() -> Vec<Variant> {
             if !needed.iter().all(|flag| chosen.contains(flag)) {
                 continue;
             }
-            let reads_weights = *name == "linear" || *name == "embed" && chosen.contains(&"WEIGHT");
+            let reads_weights =
+                ["linear", "expert_linear"].contains(name) || *name == "embed" && chosen.contains(&"WEIGHT");
             for &format in if reads_weights { FORMATS } else { &[""] } {
                 all.push(Variant {
                     name,

@@ -1,0 +1,89 @@
+//! `expert_linear`.
+
+use segno_ir::DeviceError;
+use segno_ir::op::ExpertLinear;
+
+use super::REDUCE_WG;
+use crate::params::{Params, params};
+use crate::program::{Binding, Compile, Grid};
+use crate::shader::Variant;
+
+params!(ExpertLinearParams {
+    x: u32,
+    x_stride: u32,
+    route: u32,
+    route_stride: u32,
+    y: u32,
+    y_stride: u32,
+    first: u32,
+    count: u32,
+    slot: u32,
+    slots: u32,
+});
+
+pub(super) fn compile(c: &mut Compile<'_>, op: &ExpertLinear) -> Result<(), DeviceError> {
+    let placed = c.matrix(op.weight)?;
+    let (x, route, y) = (c.input(0), c.input(1), c.out());
+    let [n_in, n_out, n_expert] = c.sizes(op.weight);
+    if n_out > 65_535 {
+        return Err(c.unsupported(&op.clone().into(), &format!("experts have {n_out} outputs, at most 65535 fit")));
+    }
+    let n_used = op.n_used as u32;
+    let mut variant = Variant {
+        name: "expert_linear",
+        flags: Vec::new(),
+        constants: vec![
+            ("WG", REDUCE_WG),
+            ("N_IN", n_in),
+            ("N_OUT", n_out),
+            ("N_EXPERT", n_expert),
+            ("K", n_used),
+            ("WEIGHT_ROW", placed.row_words),
+        ],
+        format: Some(placed.format),
+        params: ExpertLinearParams::wgsl(),
+    };
+    if x.features as u32 != n_in {
+        variant.flags.push("PER_SLOT");
+    }
+    if op.combine {
+        variant.flags.push("COMBINE");
+    }
+    let bias = op.bias.map(|id| c.vector(id)).transpose()?;
+    if bias.is_some() {
+        variant.flags.push("BIAS");
+    }
+    // Slots are added in order even where each lies in another part of the weight.
+    let in_turn = op.combine && placed.parts.len() > 1;
+    let (turns, slots) = match (in_turn, op.combine) {
+        (true, _) => (n_used, 1),
+        (false, true) => (1, n_used),
+        (false, false) => (1, 1),
+    };
+    let grid = Grid::Rows { x: n_out, tile: 1, z: if op.combine { 1 } else { n_used } };
+    for slot in 0..turns {
+        for part in &placed.parts {
+            let params = ExpertLinearParams {
+                x: x.offset,
+                x_stride: x.stride,
+                route: route.offset,
+                route_stride: route.stride,
+                y: y.offset,
+                y_stride: y.stride,
+                first: part.first_row as u32,
+                count: part.rows as u32,
+                slot,
+                slots,
+            };
+            let bindings = std::iter::once(Binding::weight(part)).chain(bias.clone()).collect();
+            c.push(variant.clone(), bindings, params, grid)?;
+        }
+    }
+    Ok(())
+}
+
+/// The parameter struct's text, for the translation tests.
+#[cfg(test)]
+pub(super) fn params() -> String {
+    ExpertLinearParams::wgsl()
+}

@@ -1,0 +1,117 @@
+//! The fixtures of all families, and how logits are compared.
+
+// Each test file takes what it needs.
+#![allow(dead_code)]
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use safetensors::SafeTensors;
+use segno::Model;
+use segno_ir::{Cancel, Device, Input, Output, SpanKind};
+use segno_runtime::{Executor, ExecutorOptions, SequenceId, Work};
+
+/// A family's files.
+pub struct Fixture {
+    /// Its folder.
+    pub name: &'static str,
+    /// The file in f32 or f16.
+    pub plain: &'static str,
+    /// What `model-*.gguf` there is besides.
+    pub quantised: &'static [&'static str],
+}
+
+const fn of(name: &'static str, plain: &'static str, quantised: &'static [&'static str]) -> Fixture {
+    Fixture { name, plain, quantised }
+}
+
+/// All of them.
+pub const FIXTURES: &[Fixture] = &[
+    of("qwen35", "model-f16.gguf", &["q8_0", "q4_k_m"]),
+    of("qwen35moe", "model-f16.gguf", &["q8_0", "q4_k_m"]),
+    of("qwen3next", "model-f16.gguf", &["q8_0", "q4_k_m"]),
+    of("lfm2", "model-f16.gguf", &["q8_0", "q4_k_m"]),
+    of("lfm2moe", "model-f32.gguf", &[]),
+    of("gemma3", "model-f16.gguf", &[]),
+    of("llama", "model-f32.gguf", &[]),
+    of("qwen2", "model-f32.gguf", &[]),
+    of("qwen3", "model-f32.gguf", &[]),
+    of("qwen3moe", "model-f32.gguf", &[]),
+];
+
+impl Fixture {
+    /// A file of its folder.
+    pub fn path(&self, file: &str) -> PathBuf {
+        Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures")).join(self.name).join(file)
+    }
+
+    /// Its plain file, and every quantised one.
+    pub fn files(&self) -> impl Iterator<Item = String> {
+        std::iter::once(self.plain.to_string()).chain(self.quantised.iter().map(|kind| format!("model-{kind}.gguf")))
+    }
+
+    fn words(&self, file: &str, tensor: &str) -> Vec<[u8; 4]> {
+        let bytes = std::fs::read(self.path(file)).expect("a fixture");
+        let tensors = SafeTensors::deserialize(&bytes).expect("safetensors");
+        let data = tensors.tensor(tensor).expect("a tensor").data().to_vec();
+        data.chunks_exact(4).map(|b| b.try_into().expect("4 bytes")).collect()
+    }
+
+    /// The sequence that the logits belong to.
+    pub fn tokens(&self) -> Vec<u32> {
+        self.words("expected.safetensors", "tokens").into_iter().map(u32::from_le_bytes).collect()
+    }
+
+    /// What a file's logits must be: of the plain one by transformers, of others with decoded weights.
+    pub fn expected(&self, file: &str) -> Vec<f32> {
+        let words = match file.strip_prefix("model-").and_then(|f| f.strip_suffix(".gguf")) {
+            Some(kind) if file != self.plain => {
+                self.words("expected-quantised.safetensors", &format!("logits_{kind}_dequantised"))
+            }
+            _ => self.words("expected.safetensors", "logits"),
+        };
+        words.into_iter().map(f32::from_le_bytes).collect()
+    }
+}
+
+/// An executor for sequences of up to 320 tokens.
+pub fn executor(model: &Model, device: Arc<dyn Device>, n_sequences: u32) -> Executor {
+    let options = ExecutorOptions { n_ctx: 320, n_sequences, max_rows: 256, max_outputs: 256, ..Default::default() };
+    model.executor(device, options).expect("loads")
+}
+
+/// Tokens with logits at each.
+pub fn work(sequence: SequenceId, kind: SpanKind, tokens: &[u32]) -> Work {
+    let inputs = tokens.iter().map(|&t| Input::Token(t)).collect();
+    Work { sequence, kind, inputs, outputs: (0..tokens.len() as u32).collect(), snapshots: Vec::new() }
+}
+
+/// The logits of a step.
+pub fn issue(executor: &mut Executor, works: Vec<Work>) -> Vec<f32> {
+    let issued = executor.issue(works, &Cancel::new()).expect("issues");
+    let n = issued.rows.n;
+    let logits = executor.read(&issued.rows, Output::Logits, 0, n).wait(Duration::from_secs(300)).expect("logits");
+    executor.confirm(issued);
+    logits
+}
+
+/// The logits of a new sequence, computed in pieces.
+pub fn run(executor: &mut Executor, tokens: &[u32], piece: usize, kind: SpanKind) -> Vec<f32> {
+    let sequence = executor.create().expect("a sequence");
+    let logits = tokens.chunks(piece).flat_map(|part| issue(executor, vec![work(sequence, kind, part)])).collect();
+    executor.remove(sequence);
+    logits
+}
+
+/// The largest difference; NaN if there is one.
+pub fn max_abs(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, |m, d| if d > m || d.is_nan() { d } else { m })
+}
+
+/// The root mean square of the differences.
+pub fn rms(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    (a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>() / a.len() as f64).sqrt()
+}
