@@ -21,10 +21,10 @@ mod model;
 
 pub use device::{DeviceInfo, devices, open_device};
 pub use generate::{Chat, GenerateOptions, Reply, Session};
-pub use model::{LoadOptions, Model};
+pub use model::{LoadOptions, Model, open_tokenizer};
 pub use segno_ir::Cancel;
 pub use segno_runtime::{ExecutorError, Finish, Report, RequestError};
-pub use segno_text::Message;
+pub use segno_text::{EncodeOptions, Message, Tokenizer};
 
 /// What can go wrong between a file and a reply.
 #[derive(Debug, thiserror::Error)]

@@ -141,3 +141,43 @@ fn inspect_and_devices_print_what_they_say() {
     let devices: serde_json::Value = serde_json::from_slice(&segno(&["devices", "--json"]).stdout).expect("JSON");
     assert!(devices.as_array().expect("devices").iter().any(|d| d["id"] == "cpu"));
 }
+
+#[test]
+fn tokenize_prints_the_pieces_and_ids_of_the_fixtures() {
+    for name in ["qwen35", "spm-llama", "llama-bpe"] {
+        let vocabulary = fixture(&format!("tokenizers/{name}.gguf"));
+        let cases = std::fs::read(fixture(&format!("tokenizers/{name}.cases.json"))).expect("cases");
+        let cases: serde_json::Value = serde_json::from_slice(&cases).expect("JSON");
+        let cases: Vec<_> = cases["cases"].as_array().expect("cases").iter().filter(|c| c["text"] != "").collect();
+        let file = scratch(&format!("tokenize-{name}.txt"));
+        for case in cases.iter().step_by(7) {
+            std::fs::write(&file, case["text"].as_str().expect("text")).expect("written");
+            for (way, flags) in [
+                ("ids", &["--no-bos", "--no-parse-special"][..]),
+                ("ids_parse_special", &["--no-bos"]),
+                ("ids_add_special", &["--no-parse-special"]),
+                ("ids_add_and_parse_special", &[]),
+            ] {
+                let path = file.to_str().expect("a path");
+                let output = segno(&[&["tokenize", &vocabulary, "--ids", "-f", path], flags].concat());
+                assert!(output.status.success(), "{}", text(&output.stderr));
+                let ids: serde_json::Value = serde_json::from_slice(&output.stdout).expect("a list");
+                assert_eq!(ids, case[way], "{name}, {way}: {}", case["text"]);
+            }
+        }
+        std::fs::remove_file(file).expect("removed");
+    }
+    let pieces = text(&segno(&["tokenize", "-p", "Hi, fox!<|im_end|>"]).stdout);
+    assert_eq!(
+        pieces,
+        "   803 -> 'Hi'
+    11 -> ','
+  1874 -> ' fox'
+     0 -> '!'
+  2557 -> '<|im_end|>'
+"
+    );
+    assert!(
+        text(&segno(&["tokenize", "--ids", "-p", "x", &fixture("qwen35/model-q8_0.gguf")]).stdout).starts_with('[')
+    );
+}

@@ -2,9 +2,11 @@
 
 mod conformance;
 mod devices;
+mod input;
 mod inspect;
 mod logits;
 mod run;
+mod tokenize;
 
 use std::process::ExitCode;
 
@@ -34,6 +36,8 @@ enum Command {
     Inspect(inspect::InspectArgs),
     /// Compute the logits of every position of a token sequence
     Logits(logits::LogitsArgs),
+    /// Show the tokens of a text
+    Tokenize(tokenize::TokenizeArgs),
     /// List the devices that models can run on
     Devices(devices::DevicesArgs),
     /// Compare every kernel of a device with the reference
@@ -75,6 +79,7 @@ pub fn main() -> ExitCode {
         Some(Command::Run(args)) => run::run(args),
         Some(Command::Inspect(args)) => inspect::run(args),
         Some(Command::Logits(args)) => logits::run(args),
+        Some(Command::Tokenize(args)) => tokenize::run(args),
         Some(Command::Devices(args)) => devices::run(args),
         Some(Command::Conformance(args)) => conformance::run(args),
     };
