@@ -181,3 +181,60 @@ fn tokenize_prints_the_pieces_and_ids_of_the_fixtures() {
         text(&segno(&["tokenize", "--ids", "-p", "x", &fixture("qwen35/model-q8_0.gguf")]).stdout).starts_with('[')
     );
 }
+
+/// 130 tokens in chunks of 32 against the logits of the f64 interpreter, scored here by the formula.
+#[test]
+fn perplexity_is_that_of_the_reference_logits() {
+    let file = scratch("perplexity.txt");
+    let story = "The fox has a red lantern. It walks to the old bridge and meets a small owl.\n".repeat(6);
+    std::fs::write(&file, &story).expect("written");
+    let path = file.to_str().expect("a path");
+    // A vocabulary without and one with a bos token.
+    for (model, bos) in [("qwen35/model-f16.gguf", None), ("lfm2/model-f16.gguf", Some("332"))] {
+        let model = fixture(model);
+        let list = segno(&["tokenize", &model, "--ids", "--no-parse-special", "-p", story.trim_end()]);
+        let ids: Vec<u32> = serde_json::from_slice(&list.stdout).expect("ids");
+        let (mut sum, mut squares, mut n) = (0f64, 0f64, 0f64);
+        for chunk in ids.chunks_exact(32).take(3) {
+            let mut read: Vec<String> = chunk.iter().map(u32::to_string).collect();
+            if let Some(bos) = bos {
+                read[0] = bos.into();
+            }
+            let out = scratch("perplexity.safetensors");
+            let out_path = out.to_str().expect("a path");
+            let output = segno(&["logits", &model, "--reference", "--tokens", &read.join(","), "--out", out_path]);
+            assert!(output.status.success(), "{}", text(&output.stderr));
+            let bytes = std::fs::read(&out).expect("written");
+            let tensors = SafeTensors::deserialize(&bytes).expect("safetensors");
+            let logits = tensors.tensor("logits").expect("logits");
+            let row_bytes = logits.shape()[1] * 4;
+            for i in 16..31 {
+                let row = &logits.data()[i * row_bytes..][..row_bytes];
+                let row: Vec<f64> =
+                    row.chunks_exact(4).map(|b| f64::from(f32::from_le_bytes(b.try_into().expect("4")))).collect();
+                let nll = row.iter().map(|v| v.exp()).sum::<f64>().ln() - row[chunk[i + 1] as usize];
+                (sum, squares, n) = (sum + nll, squares + nll * nll, n + 1.0);
+            }
+            std::fs::remove_file(out).expect("removed");
+        }
+        let expected = (sum / n).exp();
+        let error = ((squares / n - (sum / n).powi(2)) / (n - 1.0)).sqrt() * expected;
+        for extra in [&[][..], &["-b", "7"]] {
+            let arguments =
+                ["perplexity", &model, "-f", path, "-c", "32", "--chunks", "3", "--json", "--device", "cpu"];
+            let output = segno(&[&arguments[..], extra].concat());
+            assert!(output.status.success(), "{}", text(&output.stderr));
+            let found: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+            assert_eq!((&found["chunks"], &found["tokens_scored"]), (&3.into(), &45.into()));
+            for (key, want) in [("perplexity", expected), ("standard_error", error)] {
+                let got = found[key].as_f64().expect("a number");
+                assert!((got / want - 1.0).abs() < 1e-4, "{model} {extra:?} {key}: {got}, expected {want}");
+            }
+        }
+    }
+    let plain = text(&segno(&["perplexity", "-f", path, "-c", "32", "--device", "cpu"]).stdout);
+    assert!(plain.starts_with("[1]") && plain.contains("\nFinal estimate: PPL = "), "{plain}");
+    let short = segno(&["perplexity", "-f", path, "--device", "cpu"]);
+    assert!(text(&short.stderr).contains("perplexity needs two chunks of 512"), "{}", text(&short.stderr));
+    std::fs::remove_file(file).expect("removed");
+}

@@ -5,6 +5,7 @@ mod devices;
 mod input;
 mod inspect;
 mod logits;
+mod perplexity;
 mod run;
 mod tokenize;
 
@@ -36,6 +37,8 @@ enum Command {
     Inspect(inspect::InspectArgs),
     /// Compute the logits of every position of a token sequence
     Logits(logits::LogitsArgs),
+    /// Measure how well a model foretells a text
+    Perplexity(perplexity::PerplexityArgs),
     /// Show the tokens of a text
     Tokenize(tokenize::TokenizeArgs),
     /// List the devices that models can run on
@@ -79,6 +82,7 @@ pub fn main() -> ExitCode {
         Some(Command::Run(args)) => run::run(args),
         Some(Command::Inspect(args)) => inspect::run(args),
         Some(Command::Logits(args)) => logits::run(args),
+        Some(Command::Perplexity(args)) => perplexity::run(args),
         Some(Command::Tokenize(args)) => tokenize::run(args),
         Some(Command::Devices(args)) => devices::run(args),
         Some(Command::Conformance(args)) => conformance::run(args),
