@@ -238,3 +238,33 @@ fn perplexity_is_that_of_the_reference_logits() {
     assert!(text(&short.stderr).contains("perplexity needs two chunks of 512"), "{}", text(&short.stderr));
     std::fs::remove_file(file).expect("removed");
 }
+
+#[test]
+fn bench_measures_what_it_is_told_to() {
+    let flags = ["bench", "-p", "32,0", "-n", "4", "-pg", "16,3", "-d", "0,70", "-r", "2", "-ub", "64", "-t", "1"];
+    let run = |format: &str| {
+        let output = segno(&[&flags[..], &["-ctk", "f16", "--device", "cpu", "-o", format]].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    let table = run("md");
+    let names: Vec<&str> = table.lines().skip(2).map(|l| l.split('|').nth(6).expect("7 columns").trim()).collect();
+    assert_eq!(names, ["pp32", "tg4", "pp16+tg3", "pp32 @ d70", "tg4 @ d70", "pp16+tg3 @ d70"], "{table}");
+    assert!(table.lines().nth(2).expect("a line").contains("5.93 M"), "{table}");
+    let all: serde_json::Value = serde_json::from_str(&run("json")).expect("JSON");
+    let lines = run("jsonl");
+    assert_eq!((all.as_array().expect("a list").len(), lines.lines().count()), (6, 6));
+    for line in lines.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        let number = |key: &str| line[key].as_f64().expect("a number");
+        let tokens = number("n_prompt") + number("n_gen");
+        let samples: Vec<f64> =
+            line["samples_ns"].as_array().expect("samples").iter().filter_map(|v| v.as_f64()).collect();
+        let mean = samples.iter().map(|ns| tokens * 1e9 / ns).sum::<f64>() / 2.0;
+        assert!(samples.len() == 2 && (number("avg_ts") / mean - 1.0).abs() < 1e-9, "{line}");
+        assert_eq!((line["type_k"].as_str(), line["type_v"].as_str()), (Some("f16"), Some("f32")));
+    }
+    assert_eq!(run("csv").lines().count(), 7);
+    let nothing = segno(&["bench", "-p", "0", "-n", "0"]);
+    assert!(text(&nothing.stderr).contains("there is nothing to measure"));
+}

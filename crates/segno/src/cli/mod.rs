@@ -1,5 +1,6 @@
 //! The command line.
 
+mod bench;
 mod conformance;
 mod devices;
 mod input;
@@ -9,6 +10,7 @@ mod perplexity;
 mod run;
 mod tokenize;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -39,6 +41,8 @@ enum Command {
     Logits(logits::LogitsArgs),
     /// Measure how well a model foretells a text
     Perplexity(perplexity::PerplexityArgs),
+    /// Measure tokens per second
+    Bench(bench::BenchArgs),
     /// Show the tokens of a text
     Tokenize(tokenize::TokenizeArgs),
     /// List the devices that models can run on
@@ -58,6 +62,17 @@ pub struct DeviceArgs {
     threads: Option<u32>,
 }
 
+/// llama.cpp's flags of several letters after one dash, as clap knows them.
+fn long_form(argument: OsString) -> OsString {
+    match argument.to_str() {
+        Some("-pg") => "--pg".into(),
+        Some("-ub") => "--ubatch-size".into(),
+        Some("-ctk") => "--cache-type-k".into(),
+        Some("-ctv") => "--cache-type-v".into(),
+        _ => argument,
+    }
+}
+
 /// Where the lines of a broken pipe go.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error
@@ -66,7 +81,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 }
 
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(std::env::args_os().map(long_form));
     let level = match cli.verbose {
         0 => "warn",
         1 => "info",
@@ -83,6 +98,7 @@ pub fn main() -> ExitCode {
         Some(Command::Inspect(args)) => inspect::run(args),
         Some(Command::Logits(args)) => logits::run(args),
         Some(Command::Perplexity(args)) => perplexity::run(args),
+        Some(Command::Bench(args)) => bench::run(args),
         Some(Command::Tokenize(args)) => tokenize::run(args),
         Some(Command::Devices(args)) => devices::run(args),
         Some(Command::Conformance(args)) => conformance::run(args),
