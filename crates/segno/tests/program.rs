@@ -268,3 +268,20 @@ fn bench_measures_what_it_is_told_to() {
     let nothing = segno(&["bench", "-p", "0", "-n", "0"]);
     assert!(text(&nothing.stderr).contains("there is nothing to measure"));
 }
+
+#[test]
+fn completions_and_man_pages_know_the_commands() {
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let script = text(&segno(&["completions", shell]).stdout);
+        assert!(script.contains("perplexity") && script.contains("no-parse-special"), "{shell}: {script}");
+    }
+    assert!(!segno(&["completions", "abacus"]).status.success());
+    let page = text(&segno(&["man"]).stdout);
+    assert!(page.contains(".TH segno 1") && page.contains("perplexity"), "{page}");
+    let folder = scratch("man");
+    std::fs::create_dir(&folder).expect("made");
+    assert!(segno(&["man", "--out", folder.to_str().expect("a path")]).status.success());
+    let page = std::fs::read_to_string(folder.join("segno-bench.1")).expect("a page");
+    assert!(page.contains("repetitions"), "{page}");
+    std::fs::remove_dir_all(folder).expect("removed");
+}

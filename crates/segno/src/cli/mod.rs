@@ -8,12 +8,23 @@ mod inspect;
 mod logits;
 mod perplexity;
 mod run;
+mod shell;
 mod tokenize;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+const AFTER_HELP: &str = "\
+Without a command: talks with the built-in demo model, as `segno run` does.
+
+Examples:
+  segno run MODEL.gguf                       chat
+  segno run MODEL.gguf -p 'Why is it blue?'  answer one prompt
+  segno bench -m MODEL.gguf -p 512 -n 128    measure its speed
+  segno perplexity MODEL.gguf -f TEXT.txt    measure its quality
+  segno completions bash > ~/.local/share/bash-completion/completions/segno";
 
 /// Run hybrid recurrent/attention language models from GGUF files.
 #[derive(Parser)]
@@ -21,7 +32,7 @@ use clap::{Args, Parser, Subcommand};
     name = "segno",
     version,
     about,
-    after_help = "Without a command: talks with the built-in demo model, as `segno run` does."
+    after_help = AFTER_HELP
 )]
 struct Cli {
     #[command(subcommand)]
@@ -49,6 +60,10 @@ enum Command {
     Devices(devices::DevicesArgs),
     /// Compare every kernel of a device with the reference
     Conformance(conformance::ConformanceArgs),
+    /// Print completions for a shell
+    Completions(shell::CompletionsArgs),
+    /// Print the man page
+    Man(shell::ManArgs),
 }
 
 /// Where a model runs.
@@ -102,6 +117,8 @@ pub fn main() -> ExitCode {
         Some(Command::Tokenize(args)) => tokenize::run(args),
         Some(Command::Devices(args)) => devices::run(args),
         Some(Command::Conformance(args)) => conformance::run(args),
+        Some(Command::Completions(args)) => shell::completions(args, Cli::command()),
+        Some(Command::Man(args)) => shell::man(args, Cli::command()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

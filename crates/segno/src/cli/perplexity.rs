@@ -1,10 +1,11 @@
 //! `segno perplexity`: how well a model foretells a text.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
 use segno::{EncodeOptions, Model, PerplexityOptions};
 
 use super::{DeviceArgs, input};
@@ -56,12 +57,20 @@ pub fn run(args: PerplexityArgs) -> anyhow::Result<()> {
         batch: args.batch,
     };
     let mut out = std::io::stdout().lock();
+    let terminal = out.is_terminal();
     let mut written = Ok(());
-    let result = model.perplexity(&tokens, &options, |running, _| {
-        if !args.json && written.is_ok() {
+    let bar = ProgressBar::new(0)
+        .with_style(ProgressStyle::with_template("{bar:30} {pos}/{len} chunks, PPL {msg}, {eta} left")?);
+    let result = model.perplexity(&tokens, &options, |running, total| {
+        bar.set_length(total as u64);
+        bar.set_position(running.chunks as u64);
+        bar.set_message(format!("{:.4}", running.value()));
+        // On a terminal the bar would tear the line of values.
+        if !args.json && (!terminal || bar.is_hidden()) && written.is_ok() {
             written = write!(out, "[{}]{:.4},", running.chunks, running.value()).and_then(|()| out.flush());
         }
     })?;
+    bar.finish_and_clear();
     written.context("cannot write the result")?;
     if args.json {
         let all = serde_json::json!({
