@@ -18,13 +18,15 @@
 mod device;
 mod generate;
 mod model;
+mod perplexity;
 
 pub use device::{DeviceInfo, devices, open_device};
 pub use generate::{Chat, GenerateOptions, Reply, Session};
-pub use model::{LoadOptions, Model};
+pub use model::{LoadOptions, Model, open_tokenizer};
+pub use perplexity::{Perplexity, PerplexityOptions};
 pub use segno_ir::Cancel;
 pub use segno_runtime::{ExecutorError, Finish, Report, RequestError};
-pub use segno_text::Message;
+pub use segno_text::{EncodeOptions, Message, Tokenizer};
 
 /// What can go wrong between a file and a reply.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +64,14 @@ pub enum Error {
         name: String,
         /// What there is.
         known: Vec<String>,
+    },
+    /// A text too short to measure perplexity on.
+    #[error("the text has {tokens} tokens; perplexity needs two chunks of {context}, and at least 4 each")]
+    ShortText {
+        /// Tokens of the text.
+        tokens: usize,
+        /// Tokens of a chunk.
+        context: usize,
     },
     /// The model could not be loaded.
     #[error(transparent)]

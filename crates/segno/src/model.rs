@@ -72,12 +72,10 @@ impl Model {
 
     fn from_gguf(gguf: Gguf, path: String) -> Result<Model, Error> {
         let model = segno_models::build(&gguf).map_err(|error| Error::Model { path: path.clone(), error })?;
-        let source = vocabulary(&gguf);
-        let template = source.chat_template.clone();
-        let tokenizer =
-            Tokenizer::from_source(source).map_err(|error| Error::Vocabulary { path: path.clone(), error })?;
+        let tokenizer = tokenizer(&gguf, &path)?;
+        let template = gguf.get(TEMPLATE).and_then(Value::as_str);
         let special = tokenizer.special();
-        let template = template.as_deref().unwrap_or_else(|| BuiltinFormat::detect(&tokenizer).source());
+        let template = template.unwrap_or_else(|| BuiltinFormat::detect(&tokenizer).source());
         let (bos, eos) = (tokenizer.template_text(special.bos), tokenizer.template_text(special.eos));
         let template = ChatTemplate::new(template, bos, eos)?;
         let name = gguf.get("general.name").and_then(Value::as_str).unwrap_or(&path).to_string();
@@ -154,6 +152,18 @@ impl Model {
     }
 }
 
+/// Opens a file's vocabulary alone; the file need not hold a model that can be run.
+pub fn open_tokenizer(path: impl AsRef<Path>) -> Result<Tokenizer, Error> {
+    let path = path.as_ref();
+    tokenizer(&Gguf::open(path)?, &path.display().to_string())
+}
+
+fn tokenizer(gguf: &Gguf, path: &str) -> Result<Tokenizer, Error> {
+    Tokenizer::from_source(vocabulary(gguf)).map_err(|error| Error::Vocabulary { path: path.into(), error })
+}
+
+const TEMPLATE: &str = "tokenizer.chat_template";
+
 /// What the file says about its vocabulary.
 fn vocabulary(gguf: &Gguf) -> VocabSource {
     let key = |name: &str| format!("tokenizer.ggml.{name}");
@@ -164,7 +174,6 @@ fn vocabulary(gguf: &Gguf) -> VocabSource {
     let strings = |name: &str| -> Vec<Vec<u8>> {
         array(name).map_or_else(Vec::new, |a| a.strings().map(<[u8]>::to_vec).collect())
     };
-    const TEMPLATE: &str = "tokenizer.chat_template";
     let named = |(name, value): (&str, &Value)| {
         let name = name.strip_prefix(TEMPLATE)?.strip_prefix('.')?;
         Some((name.to_string(), value.as_str()?.to_string()))

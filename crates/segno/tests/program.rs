@@ -141,3 +141,147 @@ fn inspect_and_devices_print_what_they_say() {
     let devices: serde_json::Value = serde_json::from_slice(&segno(&["devices", "--json"]).stdout).expect("JSON");
     assert!(devices.as_array().expect("devices").iter().any(|d| d["id"] == "cpu"));
 }
+
+#[test]
+fn tokenize_prints_the_pieces_and_ids_of_the_fixtures() {
+    for name in ["qwen35", "spm-llama", "llama-bpe"] {
+        let vocabulary = fixture(&format!("tokenizers/{name}.gguf"));
+        let cases = std::fs::read(fixture(&format!("tokenizers/{name}.cases.json"))).expect("cases");
+        let cases: serde_json::Value = serde_json::from_slice(&cases).expect("JSON");
+        let cases: Vec<_> = cases["cases"].as_array().expect("cases").iter().filter(|c| c["text"] != "").collect();
+        let file = scratch(&format!("tokenize-{name}.txt"));
+        for case in cases.iter().step_by(7) {
+            std::fs::write(&file, case["text"].as_str().expect("text")).expect("written");
+            for (way, flags) in [
+                ("ids", &["--no-bos", "--no-parse-special"][..]),
+                ("ids_parse_special", &["--no-bos"]),
+                ("ids_add_special", &["--no-parse-special"]),
+                ("ids_add_and_parse_special", &[]),
+            ] {
+                let path = file.to_str().expect("a path");
+                let output = segno(&[&["tokenize", &vocabulary, "--ids", "-f", path], flags].concat());
+                assert!(output.status.success(), "{}", text(&output.stderr));
+                let ids: serde_json::Value = serde_json::from_slice(&output.stdout).expect("a list");
+                assert_eq!(ids, case[way], "{name}, {way}: {}", case["text"]);
+            }
+        }
+        std::fs::remove_file(file).expect("removed");
+    }
+    let pieces = text(&segno(&["tokenize", "-p", "Hi, fox!<|im_end|>"]).stdout);
+    assert_eq!(
+        pieces,
+        "   803 -> 'Hi'
+    11 -> ','
+  1874 -> ' fox'
+     0 -> '!'
+  2557 -> '<|im_end|>'
+"
+    );
+    assert!(
+        text(&segno(&["tokenize", "--ids", "-p", "x", &fixture("qwen35/model-q8_0.gguf")]).stdout).starts_with('[')
+    );
+}
+
+/// 130 tokens in chunks of 32 against the logits of the f64 interpreter, scored here by the formula.
+#[test]
+fn perplexity_is_that_of_the_reference_logits() {
+    let file = scratch("perplexity.txt");
+    let story = "The fox has a red lantern. It walks to the old bridge and meets a small owl.\n".repeat(6);
+    std::fs::write(&file, &story).expect("written");
+    let path = file.to_str().expect("a path");
+    // A vocabulary without and one with a bos token.
+    for (model, bos) in [("qwen35/model-f16.gguf", None), ("lfm2/model-f16.gguf", Some("332"))] {
+        let model = fixture(model);
+        let list = segno(&["tokenize", &model, "--ids", "--no-parse-special", "-p", story.trim_end()]);
+        let ids: Vec<u32> = serde_json::from_slice(&list.stdout).expect("ids");
+        let (mut sum, mut squares, mut n) = (0f64, 0f64, 0f64);
+        for chunk in ids.chunks_exact(32).take(3) {
+            let mut read: Vec<String> = chunk.iter().map(u32::to_string).collect();
+            if let Some(bos) = bos {
+                read[0] = bos.into();
+            }
+            let out = scratch("perplexity.safetensors");
+            let out_path = out.to_str().expect("a path");
+            let output = segno(&["logits", &model, "--reference", "--tokens", &read.join(","), "--out", out_path]);
+            assert!(output.status.success(), "{}", text(&output.stderr));
+            let bytes = std::fs::read(&out).expect("written");
+            let tensors = SafeTensors::deserialize(&bytes).expect("safetensors");
+            let logits = tensors.tensor("logits").expect("logits");
+            let row_bytes = logits.shape()[1] * 4;
+            for i in 16..31 {
+                let row = &logits.data()[i * row_bytes..][..row_bytes];
+                let row: Vec<f64> =
+                    row.chunks_exact(4).map(|b| f64::from(f32::from_le_bytes(b.try_into().expect("4")))).collect();
+                let nll = row.iter().map(|v| v.exp()).sum::<f64>().ln() - row[chunk[i + 1] as usize];
+                (sum, squares, n) = (sum + nll, squares + nll * nll, n + 1.0);
+            }
+            std::fs::remove_file(out).expect("removed");
+        }
+        let expected = (sum / n).exp();
+        let error = ((squares / n - (sum / n).powi(2)) / (n - 1.0)).sqrt() * expected;
+        for extra in [&[][..], &["-b", "7"]] {
+            let arguments =
+                ["perplexity", &model, "-f", path, "-c", "32", "--chunks", "3", "--json", "--device", "cpu"];
+            let output = segno(&[&arguments[..], extra].concat());
+            assert!(output.status.success(), "{}", text(&output.stderr));
+            let found: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+            assert_eq!((&found["chunks"], &found["tokens_scored"]), (&3.into(), &45.into()));
+            for (key, want) in [("perplexity", expected), ("standard_error", error)] {
+                let got = found[key].as_f64().expect("a number");
+                assert!((got / want - 1.0).abs() < 1e-4, "{model} {extra:?} {key}: {got}, expected {want}");
+            }
+        }
+    }
+    let plain = text(&segno(&["perplexity", "-f", path, "-c", "32", "--device", "cpu"]).stdout);
+    assert!(plain.starts_with("[1]") && plain.contains("\nFinal estimate: PPL = "), "{plain}");
+    let short = segno(&["perplexity", "-f", path, "--device", "cpu"]);
+    assert!(text(&short.stderr).contains("perplexity needs two chunks of 512"), "{}", text(&short.stderr));
+    std::fs::remove_file(file).expect("removed");
+}
+
+#[test]
+fn bench_measures_what_it_is_told_to() {
+    let flags = ["bench", "-p", "32,0", "-n", "4", "-pg", "16,3", "-d", "0,70", "-r", "2", "-ub", "64", "-t", "1"];
+    let run = |format: &str| {
+        let output = segno(&[&flags[..], &["-ctk", "f16", "--device", "cpu", "-o", format]].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    let table = run("md");
+    let names: Vec<&str> = table.lines().skip(2).map(|l| l.split('|').nth(6).expect("7 columns").trim()).collect();
+    assert_eq!(names, ["pp32", "tg4", "pp16+tg3", "pp32 @ d70", "tg4 @ d70", "pp16+tg3 @ d70"], "{table}");
+    assert!(table.lines().nth(2).expect("a line").contains("5.93 M"), "{table}");
+    let all: serde_json::Value = serde_json::from_str(&run("json")).expect("JSON");
+    let lines = run("jsonl");
+    assert_eq!((all.as_array().expect("a list").len(), lines.lines().count()), (6, 6));
+    for line in lines.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        let number = |key: &str| line[key].as_f64().expect("a number");
+        let tokens = number("n_prompt") + number("n_gen");
+        let samples: Vec<f64> =
+            line["samples_ns"].as_array().expect("samples").iter().filter_map(|v| v.as_f64()).collect();
+        let mean = samples.iter().map(|ns| tokens * 1e9 / ns).sum::<f64>() / 2.0;
+        assert!(samples.len() == 2 && (number("avg_ts") / mean - 1.0).abs() < 1e-9, "{line}");
+        assert_eq!((line["type_k"].as_str(), line["type_v"].as_str()), (Some("f16"), Some("f32")));
+    }
+    assert_eq!(run("csv").lines().count(), 7);
+    let nothing = segno(&["bench", "-p", "0", "-n", "0"]);
+    assert!(text(&nothing.stderr).contains("there is nothing to measure"));
+}
+
+#[test]
+fn completions_and_man_pages_know_the_commands() {
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let script = text(&segno(&["completions", shell]).stdout);
+        assert!(script.contains("perplexity") && script.contains("no-parse-special"), "{shell}: {script}");
+    }
+    assert!(!segno(&["completions", "abacus"]).status.success());
+    let page = text(&segno(&["man"]).stdout);
+    assert!(page.contains(".TH segno 1") && page.contains("perplexity"), "{page}");
+    let folder = scratch("man");
+    std::fs::create_dir(&folder).expect("made");
+    assert!(segno(&["man", "--out", folder.to_str().expect("a path")]).status.success());
+    let page = std::fs::read_to_string(folder.join("segno-bench.1")).expect("a page");
+    assert!(page.contains("repetitions"), "{page}");
+    std::fs::remove_dir_all(folder).expect("removed");
+}

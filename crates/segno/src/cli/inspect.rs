@@ -45,18 +45,21 @@ fn to_json(value: &Value) -> serde_json::Value {
     }
 }
 
-struct Summary {
-    parameters: u64,
-    tensor_bytes: u64,
+pub struct Summary {
+    pub parameters: u64,
+    pub tensor_bytes: u64,
     types: BTreeMap<&'static str, u64>,
+    pub bytes_of_type: BTreeMap<&'static str, u64>,
 }
 
-fn summary(gguf: &Gguf) -> Summary {
-    let mut summary = Summary { parameters: 0, tensor_bytes: 0, types: BTreeMap::new() };
+pub fn summary(gguf: &Gguf) -> Summary {
+    let mut summary =
+        Summary { parameters: 0, tensor_bytes: 0, types: BTreeMap::new(), bytes_of_type: BTreeMap::new() };
     for info in gguf.tensors() {
         summary.parameters += info.shape.iter().product::<u64>();
         summary.tensor_bytes += gguf.tensor_bytes(info).len() as u64;
         *summary.types.entry(info.ty.name()).or_default() += 1;
+        *summary.bytes_of_type.entry(info.ty.name()).or_default() += gguf.tensor_bytes(info).len() as u64;
     }
     summary
 }
@@ -82,7 +85,7 @@ pub fn run(args: InspectArgs) -> anyhow::Result<()> {
         write!(out, "{}", model?.graph().graph)?;
         return Ok(());
     }
-    let Summary { parameters, tensor_bytes, types } = summary(&gguf);
+    let Summary { parameters, tensor_bytes, types, .. } = summary(&gguf);
     let layout = model.as_ref().ok().map(|m| StateLayout::new(&m.graph().graph, KvType::F32, KvType::F32));
 
     if args.json {

@@ -1,14 +1,30 @@
 //! The command line.
 
+mod bench;
 mod conformance;
 mod devices;
+mod input;
 mod inspect;
 mod logits;
+mod perplexity;
 mod run;
+mod shell;
+mod tokenize;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+const AFTER_HELP: &str = "\
+Without a command: talks with the built-in demo model, as `segno run` does.
+
+Examples:
+  segno run MODEL.gguf                       chat
+  segno run MODEL.gguf -p 'Why is it blue?'  answer one prompt
+  segno bench -m MODEL.gguf -p 512 -n 128    measure its speed
+  segno perplexity MODEL.gguf -f TEXT.txt    measure its quality
+  segno completions bash > ~/.local/share/bash-completion/completions/segno";
 
 /// Run hybrid recurrent/attention language models from GGUF files.
 #[derive(Parser)]
@@ -16,7 +32,7 @@ use clap::{Args, Parser, Subcommand};
     name = "segno",
     version,
     about,
-    after_help = "Without a command: talks with the built-in demo model, as `segno run` does."
+    after_help = AFTER_HELP
 )]
 struct Cli {
     #[command(subcommand)]
@@ -34,10 +50,20 @@ enum Command {
     Inspect(inspect::InspectArgs),
     /// Compute the logits of every position of a token sequence
     Logits(logits::LogitsArgs),
+    /// Measure how well a model foretells a text
+    Perplexity(perplexity::PerplexityArgs),
+    /// Measure tokens per second
+    Bench(bench::BenchArgs),
+    /// Show the tokens of a text
+    Tokenize(tokenize::TokenizeArgs),
     /// List the devices that models can run on
     Devices(devices::DevicesArgs),
     /// Compare every kernel of a device with the reference
     Conformance(conformance::ConformanceArgs),
+    /// Print completions for a shell
+    Completions(shell::CompletionsArgs),
+    /// Print the man page
+    Man(shell::ManArgs),
 }
 
 /// Where a model runs.
@@ -51,6 +77,17 @@ pub struct DeviceArgs {
     threads: Option<u32>,
 }
 
+/// llama.cpp's flags of several letters after one dash, as clap knows them.
+fn long_form(argument: OsString) -> OsString {
+    match argument.to_str() {
+        Some("-pg") => "--pg".into(),
+        Some("-ub") => "--ubatch-size".into(),
+        Some("-ctk") => "--cache-type-k".into(),
+        Some("-ctv") => "--cache-type-v".into(),
+        _ => argument,
+    }
+}
+
 /// Where the lines of a broken pipe go.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error
@@ -59,7 +96,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 }
 
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(std::env::args_os().map(long_form));
     let level = match cli.verbose {
         0 => "warn",
         1 => "info",
@@ -75,8 +112,13 @@ pub fn main() -> ExitCode {
         Some(Command::Run(args)) => run::run(args),
         Some(Command::Inspect(args)) => inspect::run(args),
         Some(Command::Logits(args)) => logits::run(args),
+        Some(Command::Perplexity(args)) => perplexity::run(args),
+        Some(Command::Bench(args)) => bench::run(args),
+        Some(Command::Tokenize(args)) => tokenize::run(args),
         Some(Command::Devices(args)) => devices::run(args),
         Some(Command::Conformance(args)) => conformance::run(args),
+        Some(Command::Completions(args)) => shell::completions(args, Cli::command()),
+        Some(Command::Man(args)) => shell::man(args, Cli::command()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

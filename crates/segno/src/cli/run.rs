@@ -1,6 +1,6 @@
 //! `segno run`: one reply, or a conversation.
 
-use std::io::{IsTerminal, Read, Write};
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use rustyline::error::ReadlineError;
 use segno::{Cancel, Chat, Error, Finish, GenerateOptions, LoadOptions, Model, Reply, Session};
 
-use super::DeviceArgs;
+use super::{DeviceArgs, input};
 
 /// Chat with a model, or answer one prompt.
 #[derive(Args, Clone, Debug)]
@@ -81,17 +81,8 @@ impl RunArgs {
 
     /// The prompt of `-p`, `-f` or a standard input that is not a terminal.
     fn prompt(&self) -> anyhow::Result<Option<String>> {
-        let mut text = String::new();
-        match (&self.prompt, &self.file) {
-            (Some(prompt), _) => return Ok(Some(prompt.clone())),
-            (None, Some(path)) if path.as_os_str() != "-" => {
-                let text = std::fs::read_to_string(path);
-                return Ok(Some(text.with_context(|| format!("cannot read the prompt in {}", path.display()))?));
-            }
-            (None, None) if std::io::stdin().is_terminal() => return Ok(None),
-            _ => std::io::stdin().read_to_string(&mut text).context("cannot read the prompt from standard input")?,
-        };
-        Ok(Some(text))
+        let text = input::read(self.prompt.as_deref(), self.file.as_deref())?;
+        text.map(String::from_utf8).transpose().context("the prompt is not UTF-8 text")
     }
 
     fn check(&self) -> anyhow::Result<()> {
