@@ -1,5 +1,7 @@
 //! A loaded model, conversations with it, and replies as they come.
 
+use std::path::Path;
+
 use segno_ir::{Cancel, Capabilities, SampleParams};
 use segno_runtime::{Engine, Event, Generation, Report, Request, RequestError};
 use segno_text::{DateTime, DecodeStream, EncodeOptions, Message, RenderOptions};
@@ -73,15 +75,22 @@ impl Session {
 
     /// Continues token ids.
     pub fn generate(&self, prompt: Vec<u32>, options: &GenerateOptions) -> Reply<'_> {
+        self.generate_from(Prompt { ids: prompt, ..Prompt::default() }, options)
+    }
+
+    /// Continues a prompt whose borders are known: they are good places for checkpoints.
+    pub fn generate_from(&self, prompt: Prompt, options: &GenerateOptions) -> Reply<'_> {
         let tokenizer = self.model.tokenizer();
         let generation = self.engine.generate(Request {
-            prompt,
+            prompt: prompt.ids.clone(),
+            borders: prompt.borders,
             max_tokens: options.max_tokens.unwrap_or(usize::MAX),
             params: options.params(),
             stop: tokenizer.end_of_generation().to_vec(),
             ..Request::default()
         });
-        Reply { session: self, generation, stream: tokenizer.decode_stream(false), text: String::new(), report: None }
+        let stream = tokenizer.decode_stream(false);
+        Reply { session: self, generation, stream, prompt: prompt.ids, text: String::new(), report: None }
     }
 
     /// A conversation without messages.
@@ -90,7 +99,19 @@ impl Session {
     }
 }
 
-/// A conversation.
+/// What the model reads.
+#[derive(Clone, Debug, Default)]
+pub struct Prompt {
+    /// The text, as far as it was made of one.
+    pub text: String,
+    /// Its tokens.
+    pub ids: Vec<u32>,
+    /// How many tokens stand before each end of a message, ascending.
+    pub borders: Vec<u32>,
+}
+
+/// A conversation. A clone is a branch: what both share is read once.
+#[derive(Clone)]
 pub struct Chat<'s> {
     session: &'s Session,
     messages: Vec<Message>,
@@ -122,21 +143,52 @@ impl Chat<'_> {
         self.messages.pop()
     }
 
+    /// Replaces the content of message `i`; false if there is none. What follows it stays: see
+    /// [`truncate`](Self::truncate).
+    pub fn edit(&mut self, i: usize, content: &str) -> bool {
+        let message = self.messages.get_mut(i);
+        message.map(|m| m.content = content.into()).is_some()
+    }
+
+    /// Puts a message before message `i`, or at the end.
+    pub fn insert(&mut self, i: usize, role: &str, content: &str) {
+        self.messages.insert(i.min(self.messages.len()), Message::new(role, content));
+    }
+
+    /// Goes back to the first `n` messages.
+    pub fn truncate(&mut self, n: usize) {
+        self.messages.truncate(n);
+    }
+
+    /// Writes the messages to a JSON file, beside it first and then in its place.
+    pub fn save(&self, path: impl AsRef<Path>) -> std::io::Result<()> {
+        let path = path.as_ref();
+        let beside = path.with_extension("part");
+        std::fs::write(&beside, serde_json::to_vec_pretty(&self.messages)?)?;
+        std::fs::rename(&beside, path)
+    }
+
+    /// Takes the messages of a file that [`save`](Self::save) wrote.
+    pub fn load(&mut self, path: impl AsRef<Path>) -> std::io::Result<()> {
+        self.messages = serde_json::from_slice(&std::fs::read(path)?)?;
+        Ok(())
+    }
+
     /// The prompt that the template makes of the messages, ready for a reply.
-    pub fn prompt(&self) -> Result<(String, Vec<u32>), Error> {
+    pub fn prompt(&self) -> Result<Prompt, Error> {
         let model = &self.session.model;
         let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let now = DateTime { unix_seconds: since_1970.as_secs() as i64, utc_offset_seconds: 0 };
         let options = RenderOptions { add_generation_prompt: true, now, ..Default::default() };
         let rendered = model.template().render(&self.messages, &options)?;
-        let ids = model.tokenizer().encode_prompt(&rendered.text, &rendered.borders).ids;
-        Ok((rendered.text, ids))
+        let encoded = model.tokenizer().encode_prompt(&rendered.text, &rendered.borders);
+        let borders = encoded.borders.iter().map(|&b| b as u32).collect();
+        Ok(Prompt { text: rendered.text, ids: encoded.ids, borders })
     }
 
     /// Starts the model's reply. It is not added to the messages: see [`assistant`](Self::assistant).
     pub fn reply(&self, options: &GenerateOptions) -> Result<Reply<'_>, Error> {
-        let (_, ids) = self.prompt()?;
-        Ok(self.session.generate(ids, options))
+        Ok(self.session.generate_from(self.prompt()?, options))
     }
 }
 
@@ -145,6 +197,7 @@ pub struct Reply<'s> {
     session: &'s Session,
     generation: Generation,
     stream: DecodeStream,
+    prompt: Vec<u32>,
     text: String,
     report: Option<Report>,
 }
@@ -153,6 +206,16 @@ impl Reply<'_> {
     /// The flag that stops it.
     pub fn cancel_flag(&self) -> Cancel {
         self.generation.cancel_flag()
+    }
+
+    /// Who replies.
+    pub fn session(&self) -> &Session {
+        self.session
+    }
+
+    /// Tokens of the prompt.
+    pub fn prompt(&self) -> &[u32] {
+        &self.prompt
     }
 
     /// The text so far.

@@ -21,11 +21,13 @@ mod model;
 mod perplexity;
 
 pub use device::{DeviceInfo, devices, open_device};
-pub use generate::{Chat, GenerateOptions, Reply, Session};
+pub use generate::{Chat, GenerateOptions, Prompt, Reply, Session};
 pub use model::{LoadOptions, Model, open_tokenizer};
 pub use perplexity::{Perplexity, PerplexityOptions};
 pub use segno_ir::Cancel;
-pub use segno_runtime::{ExecutorError, Finish, Report, RequestError};
+pub use segno_runtime::{
+    CheckpointMode, CheckpointOptions, CheckpointStats, ExecutorError, Finish, Report, RequestError, Reuse, Why,
+};
 pub use segno_text::{EncodeOptions, Message, Tokenizer};
 
 /// What can go wrong between a file and a reply.

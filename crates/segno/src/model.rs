@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use segno_gguf::{Gguf, Value};
 use segno_ir::{Device, KvType};
-use segno_runtime::{Engine, EngineOptions, Executor, ExecutorOptions};
+use segno_runtime::{CheckpointMode, CheckpointOptions, Engine, EngineOptions, Executor, ExecutorOptions};
 use segno_text::{BuiltinFormat, ChatTemplate, SpecialIds, Tokenizer, VocabSource};
 
 use crate::device::open_device;
@@ -43,6 +43,10 @@ pub struct LoadOptions {
     pub sequences: u32,
     /// Type of stored keys and values.
     pub kv_type: KvType,
+    /// What is remembered of prompts and replies.
+    pub checkpoints: CheckpointOptions,
+    /// Bytes that this may hold on the device; `None`: about two contexts' worth.
+    pub checkpoint_bytes: Option<u64>,
 }
 
 impl Default for LoadOptions {
@@ -54,6 +58,8 @@ impl Default for LoadOptions {
             batch: 512,
             sequences: 1,
             kv_type: KvType::F32,
+            checkpoints: CheckpointOptions::default(),
+            checkpoint_bytes: None,
         }
     }
 }
@@ -133,10 +139,18 @@ impl Model {
                 self.0.model.n_ctx_train
             );
         }
+        let batch = options.batch.max(segno_ir::PAGE_TOKENS);
+        let checkpoint_slots = match options.checkpoints.mode {
+            // Those that are kept, the tail, the live end, and what a step takes before the oldest go.
+            CheckpointMode::Hybrid { interval, slots } => slots.saturating_add(4 + batch / interval.max(1)),
+            _ => 0,
+        };
         let executor_options = ExecutorOptions {
             n_ctx,
             n_sequences: options.sequences,
-            max_rows: options.batch.max(segno_ir::PAGE_TOKENS),
+            max_rows: batch,
+            checkpoint_bytes: options.checkpoint_bytes,
+            checkpoint_slots,
             k_type: options.kv_type,
             v_type: options.kv_type,
             ..ExecutorOptions::default()
@@ -148,7 +162,8 @@ impl Model {
             log::info!("memory: {}", line.trim());
         }
         let n_tokens = self.0.model.graph.n_tokens();
-        Ok(Session::new(self.clone(), Engine::start(executor, n_tokens, EngineOptions::default()), described))
+        let engine = EngineOptions { checkpoints: options.checkpoints.clone(), ..EngineOptions::default() };
+        Ok(Session::new(self.clone(), Engine::start(executor, n_tokens, engine), described))
     }
 }
 

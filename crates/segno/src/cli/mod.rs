@@ -1,11 +1,13 @@
 //! The command line.
 
 mod bench;
+mod checkpoints;
 mod conformance;
 mod devices;
 mod input;
 mod inspect;
 mod logits;
+mod multiturn;
 mod perplexity;
 mod run;
 mod shell;
@@ -54,6 +56,8 @@ enum Command {
     Perplexity(perplexity::PerplexityArgs),
     /// Measure tokens per second
     Bench(bench::BenchArgs),
+    /// Measure turns of a long conversation that is edited
+    BenchMultiturn(multiturn::MultiturnArgs),
     /// Show the tokens of a text
     Tokenize(tokenize::TokenizeArgs),
     /// List the devices that models can run on
@@ -114,6 +118,7 @@ pub fn main() -> ExitCode {
         Some(Command::Logits(args)) => logits::run(args),
         Some(Command::Perplexity(args)) => perplexity::run(args),
         Some(Command::Bench(args)) => bench::run(args),
+        Some(Command::BenchMultiturn(args)) => multiturn::run(args),
         Some(Command::Tokenize(args)) => tokenize::run(args),
         Some(Command::Devices(args)) => devices::run(args),
         Some(Command::Conformance(args)) => conformance::run(args),

@@ -11,6 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use rustyline::error::ReadlineError;
 use segno::{Cancel, Chat, Error, Finish, GenerateOptions, LoadOptions, Model, Reply, Session};
 
+use super::checkpoints::{CheckpointArgs, explain};
 use super::{DeviceArgs, input};
 
 /// Chat with a model, or answer one prompt.
@@ -32,6 +33,8 @@ pub struct RunArgs {
     context: Option<u32>,
     #[command(flatten)]
     device: DeviceArgs,
+    #[command(flatten)]
+    checkpoints: CheckpointArgs,
     /// Temperature; 0 takes the likeliest token
     #[arg(long, default_value_t = 0.8, value_name = "T", allow_negative_numbers = true)]
     temp: f32,
@@ -132,12 +135,13 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
         Some(path) => Model::open(path)?,
         None => Model::demo()?,
     };
-    let options = LoadOptions {
+    let mut options = LoadOptions {
         device: args.device.device.clone(),
         threads: args.device.threads.map(|n| n as usize),
         context: args.context,
         ..LoadOptions::default()
     };
+    args.checkpoints.apply(&mut options)?;
     let session = model.load(&options)?;
     let interrupt = Interrupt::install()?;
     match prompt {
@@ -196,6 +200,7 @@ fn rate(tokens: usize, time: Duration) -> String {
 
 fn print_timings(reply: &Reply<'_>) {
     let Some(report) = reply.report() else { return };
+    log::info!("{}", explain(reply.session().model(), reply.prompt(), report));
     let read = report.prompt_tokens - report.reused_tokens;
     let end = match report.finish {
         Finish::Stop => "",
@@ -214,6 +219,10 @@ fn print_timings(reply: &Reply<'_>) {
 
 const HELP: &str = "\
 /undo    take the last question and its reply back
+/edit N  replace message N, as /list numbers them, and drop what follows it
+/list    the messages
+/branch  remember this conversation and go on with a copy; /branch N: go to another
+/save F  write the messages to a file; /load F: read them
 /retry   draw the last reply again
 /clear   forget the conversation
 /stats   what the last reply cost, and the memory plan
@@ -230,6 +239,8 @@ fn converse(session: &Session, args: &RunArgs, interrupt: &Interrupt) -> anyhow:
     }
     println!("{} on {}. /help lists commands, Ctrl-D ends.", session.model().name(), session.device().name);
     let mut stats = String::from("nothing was said yet");
+    let mut branches: Vec<Chat<'_>> = Vec::new();
+    let mut current = 0;
     loop {
         let line = match read_message(&mut editor) {
             Ok(line) => line,
@@ -266,6 +277,50 @@ fn converse(session: &Session, args: &RunArgs, interrupt: &Interrupt) -> anyhow:
                     stats = say(&mut chat, args, interrupt)?;
                 }
             }
+            "/list" => {
+                for (i, message) in chat.messages().iter().enumerate() {
+                    let content = message.content.as_str().unwrap_or_default();
+                    println!("{i:>3} {}: {}", message.role, content.lines().next().unwrap_or_default());
+                }
+            }
+            _ if line.starts_with("/edit") => {
+                let (n, text) = line["/edit".len()..].trim().split_once(' ').unwrap_or_default();
+                match n.parse::<usize>() {
+                    Ok(n) if n < chat.messages().len() && !text.trim().is_empty() => {
+                        chat.edit(n, text.trim());
+                        chat.truncate(n + 1);
+                        if chat.messages()[n].role == "user" {
+                            stats = say(&mut chat, args, interrupt)?;
+                        }
+                    }
+                    _ => println!("/edit N TEXT: N is one of the numbers that /list shows"),
+                }
+            }
+            _ if line == "/branch" || line.starts_with("/branch ") => {
+                branches.resize_with(branches.len().max(current + 1), || session.chat());
+                branches[current] = chat.clone();
+                match line["/branch".len()..].trim().parse::<usize>() {
+                    Ok(n) if n < branches.len() => current = n,
+                    Ok(n) => {
+                        println!("there is no branch {n}; there are 0 to {}", branches.len() - 1);
+                        continue;
+                    }
+                    Err(_) => {
+                        current = branches.len();
+                        branches.push(chat.clone());
+                    }
+                }
+                chat = branches[current].clone();
+                println!("this is branch {current} of {}", branches.len());
+            }
+            _ if line.starts_with("/save ") || line.starts_with("/load ") => {
+                let path = line["/save ".len()..].trim();
+                let done = if line.starts_with("/save") { chat.save(path) } else { chat.load(path) };
+                match done {
+                    Ok(()) => println!("{} messages", chat.messages().len()),
+                    Err(error) => println!("{path}: {error}"),
+                }
+            }
             _ if line.starts_with('/') => println!("there is no command {line}; /help lists them"),
             _ => {
                 chat.user(line);
@@ -291,7 +346,8 @@ fn say(chat: &mut Chat<'_>, args: &RunArgs, interrupt: &Interrupt) -> anyhow::Re
         let result = print_reply(&mut reply);
         interrupt.disarm();
         result?;
-        let stats = reply.report().map(|r| format!("{r:?}")).unwrap_or_default();
+        print_timings(&reply);
+        let stats = reply.report().map(|r| explain(reply.session().model(), reply.prompt(), r)).unwrap_or_default();
         Ok((reply.text().to_string(), stats))
     })();
     match told {

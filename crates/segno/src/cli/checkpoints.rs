@@ -1,0 +1,109 @@
+//! Flags about what is remembered, and what a reply's report says about it.
+
+use std::fmt::Write;
+
+use clap::{Args, ValueEnum};
+use segno::{CheckpointMode, CheckpointOptions, LoadOptions, Model, Report};
+
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+enum Mode {
+    Tree,
+    Off,
+}
+
+/// What is remembered between prompts.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Checkpoints")]
+pub struct CheckpointArgs {
+    /// tree: any edit goes on from where it parts from what was read; off: only prompts that continue the last reply do
+    #[arg(long, default_value = "tree", value_name = "MODE")]
+    checkpoints: Mode,
+    /// Memory for checkpoints on the device: bytes, with K, M or G, or auto: two contexts' worth
+    #[arg(long, default_value = "auto", value_name = "BYTES", value_parser = bytes)]
+    checkpoint_budget: Budget,
+    /// Restore only states whose bits are a cold run's
+    #[arg(long)]
+    exact: bool,
+    /// Keep a checkpoint at every multiple of N tokens, at least 32; with --hybridcheckpointslots: only those
+    #[arg(long, default_value_t = 0, value_name = "N", allow_negative_numbers = true)]
+    hybridcheckpointinterval: i64,
+    /// Keep M of them and one near the prompt's end, of one conversation, as hybrid-cpp does
+    #[arg(long, default_value_t = 0, value_name = "M", allow_negative_numbers = true)]
+    hybridcheckpointslots: i64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Budget(Option<u64>);
+
+fn bytes(text: &str) -> Result<Budget, String> {
+    if text == "auto" {
+        return Ok(Budget(None));
+    }
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let unit = match text[split..].to_ascii_lowercase().trim_end_matches("ib").trim_end_matches('b') {
+        "" => Some(1u64),
+        "k" => Some(1 << 10),
+        "m" => Some(1 << 20),
+        "g" => Some(1 << 30),
+        _ => None,
+    };
+    let number: Option<u64> = text[..split].parse().ok();
+    let product = number.zip(unit).and_then(|(n, unit)| n.checked_mul(unit));
+    product.map(|n| Budget(Some(n))).ok_or_else(|| format!("'{text}' is no number of bytes: 800M, 2G, auto"))
+}
+
+impl CheckpointArgs {
+    /// Puts the flags into `options`.
+    pub fn apply(&self, options: &mut LoadOptions) -> anyhow::Result<()> {
+        let count = |n: i64| u32::try_from(n.max(0)).unwrap_or(u32::MAX);
+        let (interval, slots) = (count(self.hybridcheckpointinterval), count(self.hybridcheckpointslots));
+        anyhow::ensure!(
+            interval == 0 || interval >= 32,
+            "--hybridcheckpointinterval is {interval}, expected 0 (off) or at least 32"
+        );
+        let mode = match self.checkpoints {
+            Mode::Off => CheckpointMode::Off,
+            Mode::Tree if interval > 0 && slots > 0 => CheckpointMode::Hybrid { interval, slots },
+            Mode::Tree => CheckpointMode::Tree,
+        };
+        options.checkpoints = CheckpointOptions { mode, interval, exact: self.exact, ..Default::default() };
+        options.checkpoint_bytes = self.checkpoint_budget.0;
+        Ok(())
+    }
+}
+
+/// What was reused for a reply and why not more: for people. `prompt`: its tokens.
+pub fn explain(model: &Model, prompt: &[u32], report: &Report) -> String {
+    let (reuse, stats) = (&report.reuse, &report.checkpoints);
+    let mut text = format!(
+        "prompt {} tokens: {} reused, {} read",
+        report.prompt_tokens,
+        report.reused_tokens,
+        report.prompt_tokens - report.reused_tokens
+    );
+    if let Some(why) = reuse.why {
+        let took = reuse.restore_time.as_secs_f64() * 1e3;
+        let _ = write!(text, "; restored at {} ({why}, {:?}) in {took:.2} ms", reuse.restored_at, reuse.made);
+    }
+    if reuse.common < report.prompt_tokens && reuse.common > 0 {
+        let around = |range: std::ops::Range<usize>| {
+            let ids = prompt.get(range).unwrap_or_default();
+            model.tokenizer().decode(ids, true)
+        };
+        let (at, end) = (reuse.common, (reuse.common + 8).min(prompt.len()));
+        let what = if reuse.diverged { "parts from what is remembered" } else { "goes on from what is remembered" };
+        let _ = write!(text, "\n{what} at token {at}: {:?} | {:?}", around(at.saturating_sub(8)..at), around(at..end));
+    }
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    let _ = write!(
+        text,
+        "\n{} checkpoints saved in {:.2} ms; {} in all: {:.1} of {:.1} MiB on the device, {:.1} MiB of logits on the host",
+        report.saved,
+        report.save_time.as_secs_f64() * 1e3,
+        stats.count,
+        mib(stats.device_bytes),
+        mib(stats.budget),
+        mib(stats.host_bytes)
+    );
+    text
+}

@@ -1,0 +1,379 @@
+//! `segno bench-multiturn`: what an edit deep in a conversation costs, turn after turn.
+
+use std::fmt::Write as _;
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use clap::{Args, ValueEnum};
+use segno::{CheckpointMode, CheckpointOptions, LoadOptions, Model, Report, Session};
+use segno_ir::SampleParams;
+use segno_ir::sample::philox;
+use segno_runtime::Request;
+use serde_json::json;
+
+use super::DeviceArgs;
+
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+enum Edit {
+    /// Two messages more.
+    Append,
+    /// As that, and a text four messages before the end that is another one each turn.
+    Depth4,
+    /// As append, and the last tokens of the system prompt are others each turn.
+    System,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+enum Mode {
+    Off,
+    Hybrid,
+    Tree,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+enum Format {
+    Md,
+    Csv,
+    Json,
+}
+
+/// Measure turns of a long conversation that is edited.
+#[derive(Args)]
+pub struct MultiturnArgs {
+    /// A GGUF file [default: the built-in demo model]
+    #[arg(short, long, value_name = "FILE")]
+    model: Option<PathBuf>,
+    /// Tokens of the first prompt
+    #[arg(long, default_value_t = 15_000, value_name = "N", value_parser = clap::value_parser!(u32).range(256..))]
+    tokens: u32,
+    /// Turns
+    #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    turns: u32,
+    /// Tokens of a message and of a reply
+    #[arg(long, default_value_t = 25, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    message: u32,
+    /// Tokens of the text at depth 4, or of the system prompt's tail
+    #[arg(long, default_value_t = 60, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    injection: u32,
+    /// What changes from turn to turn
+    #[arg(long, value_delimiter = ',', default_value = "append,depth4,system", value_name = "KIND")]
+    edits: Vec<Edit>,
+    /// What is remembered
+    #[arg(long, value_delimiter = ',', default_value = "off,hybrid,tree", value_name = "MODE")]
+    modes: Vec<Mode>,
+    /// Of the mode hybrid: tokens between checkpoints
+    #[arg(long, default_value_t = 256, value_name = "N", value_parser = clap::value_parser!(u32).range(32..))]
+    interval: u32,
+    /// Of the mode hybrid: checkpoints
+    #[arg(long, default_value_t = 64, value_name = "M", value_parser = clap::value_parser!(u32).range(1..))]
+    slots: u32,
+    /// Bytes for the tree's checkpoints [default: two contexts' worth]
+    #[arg(long, value_name = "BYTES")]
+    budget: Option<u64>,
+    /// Pairs of cold prompts, with and without checkpoints, for the overhead; 0: don't measure it
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    overhead: u32,
+    /// How results are printed
+    #[arg(short, long, value_name = "FORMAT", default_value = "md")]
+    output: Format,
+    /// Draw the turns' times into this file
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+/// Unlike tokens for every use, the same in every run.
+struct Fresh {
+    n_vocab: u32,
+    used: u32,
+}
+
+impl Fresh {
+    fn take(&mut self, n: u32) -> Vec<u32> {
+        self.used += 1;
+        (0..n).map(|i| philox([i, self.used, 0, 0], [21, 4])[0] % self.n_vocab).collect()
+    }
+}
+
+/// A turn, as it was measured.
+struct Turn {
+    mode: Mode,
+    edit: Edit,
+    turn: u32,
+    prompt: usize,
+    reused: usize,
+    replayed: usize,
+    /// Tokens from the first changed one on: what no checkpoint can save.
+    changed: usize,
+    prefill: Duration,
+    whole: Duration,
+    bytes: u64,
+}
+
+fn load(args: &MultiturnArgs, model: &Model, mode: Mode) -> anyhow::Result<Session> {
+    let grown = args.tokens + args.turns * (2 * args.message + args.injection) + args.injection + 64;
+    let mode = match mode {
+        Mode::Off => CheckpointMode::Off,
+        Mode::Hybrid => CheckpointMode::Hybrid { interval: args.interval, slots: args.slots },
+        Mode::Tree => CheckpointMode::Tree,
+    };
+    let options = LoadOptions {
+        device: args.device.device.clone(),
+        threads: args.device.threads.map(|n| n as usize),
+        context: Some(grown),
+        checkpoints: CheckpointOptions { mode, ..Default::default() },
+        checkpoint_bytes: args.budget.filter(|_| mode == CheckpointMode::Tree),
+        ..Default::default()
+    };
+    Ok(model.load(&options)?)
+}
+
+fn ask(session: &Session, messages: &[Vec<u32>], max_tokens: u32, forget: bool) -> anyhow::Result<(Vec<u32>, Report)> {
+    let mut borders = Vec::with_capacity(messages.len());
+    let mut n = 0;
+    for message in messages {
+        n += message.len() as u32;
+        borders.push(n);
+    }
+    let request = Request {
+        prompt: messages.concat(),
+        borders,
+        max_tokens: max_tokens as usize,
+        params: SampleParams::greedy(),
+        forget,
+        ..Request::default()
+    };
+    Ok(session.engine().generate(request).collect_blocking()?)
+}
+
+fn conversation(args: &MultiturnArgs, session: &Session, mode: Mode, edit: Edit) -> anyhow::Result<Vec<Turn>> {
+    let mut fresh = Fresh { n_vocab: session.model().graph().graph.n_tokens() as u32, used: 0 };
+    session.engine().forget()?;
+    let chat = (args.tokens / 2).min(20 * args.message);
+    let mut history: Vec<Vec<u32>> = (0..chat / args.message).map(|_| fresh.take(args.message)).collect();
+    let system = fresh.take(args.tokens - chat);
+    let mut before: Vec<u32> = Vec::new();
+    let mut turns = Vec::new();
+    for turn in 0..=args.turns {
+        let mut messages = vec![system.clone()];
+        if edit == Edit::System {
+            let n = messages[0].len().saturating_sub(args.injection as usize);
+            messages[0].truncate(n);
+            messages[0].extend(fresh.take(args.injection));
+        }
+        messages.extend(history.iter().cloned());
+        if edit == Edit::Depth4 {
+            let at = messages.len().saturating_sub(4).max(1);
+            messages.insert(at, fresh.take(args.injection));
+        }
+        let begun = Instant::now();
+        let (reply, report) = ask(session, &messages, args.message, false)?;
+        let whole = begun.elapsed();
+        let prompt = messages.concat();
+        let common = before.iter().zip(&prompt).take_while(|(a, b)| a == b).count();
+        // The first turn reads everything: it is no edit.
+        if turn > 0 {
+            turns.push(Turn {
+                mode,
+                edit,
+                turn,
+                prompt: report.prompt_tokens,
+                reused: report.reused_tokens,
+                replayed: report.prompt_tokens - report.reused_tokens,
+                changed: prompt.len() - common,
+                prefill: report.prompt_time,
+                whole,
+                bytes: report.checkpoints.device_bytes,
+            });
+        }
+        before = [&prompt[..], &reply].concat();
+        history.push(reply);
+        history.push(fresh.take(args.message));
+    }
+    Ok(turns)
+}
+
+/// Median times of cold prompts with and without checkpoints, in turns.
+fn overhead(args: &MultiturnArgs, session: &Session) -> anyhow::Result<(f64, f64)> {
+    let mut fresh = Fresh { n_vocab: session.model().graph().graph.n_tokens() as u32, used: 1 << 20 };
+    let mut times = [Vec::new(), Vec::new()];
+    for i in 0..2 * args.overhead {
+        let forget = i % 2 == 1;
+        session.engine().forget()?;
+        let (_, report) = ask(session, &[fresh.take(args.tokens)], 1, forget)?;
+        times[usize::from(forget)].push(report.prompt_time.as_secs_f64());
+    }
+    let [with, without] = times.map(|mut t| {
+        t.sort_by(f64::total_cmp);
+        t[t.len() / 2]
+    });
+    Ok((with, without))
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+fn print(format: Format, turns: &[Turn], out: &mut impl Write) -> anyhow::Result<()> {
+    let row = |t: &Turn| {
+        [
+            format!("{:?}", t.mode).to_lowercase(),
+            format!("{:?}", t.edit).to_lowercase(),
+            t.turn.to_string(),
+            t.prompt.to_string(),
+            t.reused.to_string(),
+            t.replayed.to_string(),
+            t.changed.to_string(),
+            format!("{:.1}", milliseconds(t.prefill)),
+            format!("{:.1}", milliseconds(t.whole)),
+            t.bytes.to_string(),
+        ]
+    };
+    const NAMES: [&str; 10] =
+        ["mode", "edit", "turn", "prompt", "reused", "replayed", "changed", "prefill_ms", "turn_ms", "bytes"];
+    match format {
+        Format::Md => {
+            writeln!(out, "| {} |\n|{}", NAMES.join(" | "), "---|".repeat(NAMES.len()))?;
+            for turn in turns {
+                writeln!(out, "| {} |", row(turn).join(" | "))?;
+            }
+        }
+        Format::Csv => {
+            writeln!(out, "{}", NAMES.join(","))?;
+            for turn in turns {
+                writeln!(out, "{}", row(turn).join(","))?;
+            }
+        }
+        Format::Json => {
+            let number = |text: String| text.parse::<f64>().map_or_else(|_| json!(text), |n| json!(n));
+            let object = |t: &Turn| -> serde_json::Map<String, serde_json::Value> {
+                NAMES.iter().map(|n| n.to_string()).zip(row(t).map(number)).collect()
+            };
+            let rows: Vec<_> = turns.iter().map(object).collect();
+            writeln!(out, "{}", serde_json::to_string_pretty(&rows)?)?;
+        }
+    }
+    Ok(())
+}
+
+/// Each mode's mean and worst turn, beside the first mode's.
+fn summary(turns: &[Turn], args: &MultiturnArgs) -> String {
+    let mut text = String::from(
+        "| edit | mode | prefill ms, median | worst | turn ms, median | replayed, mean | beyond what changed | bytes |\n\
+         |---|---|---|---|---|---|---|---|\n",
+    );
+    for &edit in &args.edits {
+        for &mode in &args.modes {
+            let these: Vec<&Turn> = turns.iter().filter(|t| t.mode == mode && t.edit == edit).collect();
+            if these.is_empty() {
+                continue;
+            }
+            let median = |f: &dyn Fn(&Turn) -> f64| {
+                let mut all: Vec<f64> = these.iter().map(|t| f(t)).collect();
+                all.sort_by(f64::total_cmp);
+                all[all.len() / 2]
+            };
+            let n = these.len() as f64;
+            let replayed = these.iter().map(|t| t.replayed as f64).sum::<f64>() / n;
+            let beyond = these.iter().map(|t| t.replayed as f64 - t.changed as f64).sum::<f64>() / n;
+            let worst = these.iter().map(|t| milliseconds(t.prefill)).fold(0.0, f64::max);
+            let bytes = these.iter().map(|t| t.bytes).max().unwrap_or(0);
+            let _ = writeln!(
+                text,
+                "| {} | {} | {:.1} | {worst:.1} | {:.1} | {replayed:.0} | {beyond:.0} | {bytes} |",
+                format!("{edit:?}").to_lowercase(),
+                format!("{mode:?}").to_lowercase(),
+                median(&|t| milliseconds(t.prefill)),
+                median(&|t| milliseconds(t.whole)),
+            );
+        }
+    }
+    text
+}
+
+/// Prefill times of the turns, a line a mode and edit, on a logarithmic scale.
+fn svg(turns: &[Turn], args: &MultiturnArgs) -> String {
+    const COLOURS: [&str; 3] = ["#b2182b", "#ef8a62", "#2166ac"];
+    let (width, height) = (640.0, 360.0);
+    let of = |t: &Turn| milliseconds(t.prefill).max(0.01).log10();
+    let (low, high) = turns.iter().map(of).fold((f64::MAX, f64::MIN), |(l, h), v| (l.min(v), h.max(v)));
+    let span = (high - low).max(0.1);
+    let x = |turn: u32| 60.0 + (width - 180.0) * f64::from(turn - 1) / f64::from(args.turns.max(2) - 1);
+    let y = |v: f64| height - 40.0 - (height - 80.0) * (v - low) / span;
+    let mut text = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" font-family=\"sans-serif\" \
+         font-size=\"11\"><rect width=\"100%\" height=\"100%\" fill=\"white\"/>\
+         <text x=\"60\" y=\"20\">Time to read the prompt, ms, turn by turn</text>"
+    );
+    for v in low.floor() as i32..=high.ceil() as i32 {
+        let at = y(f64::from(v));
+        if (30.0..height - 30.0).contains(&at) {
+            let _ = write!(
+                text,
+                "<line x1=\"60\" x2=\"{}\" y1=\"{at:.1}\" y2=\"{at:.1}\" stroke=\"#ddd\"/><text x=\"10\" y=\"{at:.1}\">{}</text>",
+                width - 120.0,
+                10f64.powi(v)
+            );
+        }
+    }
+    for (m, &mode) in args.modes.iter().enumerate() {
+        for (e, &edit) in args.edits.iter().enumerate() {
+            let these: Vec<&Turn> = turns.iter().filter(|t| t.mode == mode && t.edit == edit).collect();
+            let Some(last) = these.last() else { continue };
+            let points: Vec<String> = these.iter().map(|t| format!("{:.1},{:.1}", x(t.turn), y(of(t)))).collect();
+            let _ = write!(
+                text,
+                "<polyline fill=\"none\" stroke=\"{}\" stroke-dasharray=\"{}\" points=\"{}\"/><text x=\"{}\" y=\"{:.1}\">{}</text>",
+                COLOURS[m % COLOURS.len()],
+                ["", "5 3", "2 2"][e % 3],
+                points.join(" "),
+                width - 115.0,
+                y(of(last)),
+                format!("{mode:?}, {edit:?}").to_lowercase()
+            );
+        }
+    }
+    text.push_str("</svg>\n");
+    text
+}
+
+pub fn run(args: MultiturnArgs) -> anyhow::Result<()> {
+    let model = match &args.model {
+        Some(path) => Model::open(path)?,
+        None => Model::demo()?,
+    };
+    let mut turns = Vec::new();
+    let mut cost = None;
+    for &mode in &args.modes {
+        let session = load(&args, &model, mode)?;
+        for &edit in &args.edits {
+            log::info!("{mode:?}, {edit:?}");
+            turns.extend(conversation(&args, &session, mode, edit)?);
+        }
+        if mode == Mode::Tree && args.overhead > 0 {
+            cost = Some(overhead(&args, &session)?);
+        }
+    }
+    let mut out = std::io::stdout().lock();
+    print(args.output, &turns, &mut out)?;
+    if args.output == Format::Md {
+        writeln!(out, "\n{}", summary(&turns, &args))?;
+        if let Some((with, without)) = cost {
+            writeln!(
+                out,
+                "Cold prompt of {} tokens: {:.1} ms with checkpoints, {:.1} ms without: {:+.2} %",
+                args.tokens,
+                with * 1e3,
+                without * 1e3,
+                100.0 * (with / without - 1.0)
+            )?;
+        }
+    }
+    if let Some(path) = &args.svg {
+        std::fs::write(path, svg(&turns, &args)).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
