@@ -16,6 +16,7 @@
 pub mod device;
 pub mod graph;
 pub mod op;
+pub mod recurrence;
 pub mod reference;
 pub mod sample;
 pub mod state;
