@@ -4,9 +4,11 @@
 //! S <- exp(g) S;   d = beta (v - S^T k);   S <- S + k d^T;   y = scale S^T q
 //! ```
 //!
-//! The state is kept as `[head, i_v, i_k]`, the key index contiguous.
+//! The state is kept as `[head, i_v, i_k]`, the key index contiguous. The chunked form stands in
+//! [`crate::recurrence::delta_rule`].
 
 use super::{Cost, OpContext, OpRule, Shapes, same_domain};
+use crate::recurrence::delta_rule::{Tokens, sequential};
 use crate::state::StateId;
 
 /// Which key head a value head reads.
@@ -91,30 +93,23 @@ impl OpRule for DeltaRule {
     }
 
     fn reference(&self, cx: &mut OpContext<'_>) -> Vec<f64> {
-        let DeltaRule { n_head_k, n_head_v, d_k, d_v, .. } = *self;
+        let DeltaRule { n_head_v, d_k, d_v, .. } = *self;
         let mut state = cx.recurrent(self.state).to_vec();
-        let (q, k, v, g, beta) = (cx.input(0), cx.input(1), cx.input(2), cx.input(3), cx.input(4));
         let rows = cx.rows();
+        let part = |i: usize, index: usize, width: usize| -> Vec<f64> {
+            let (x, features) = (cx.input(i), cx.input_features(i));
+            (0..rows).flat_map(|t| &x[t * features + index * width..][..width]).copied().collect()
+        };
+        let n_decay = if self.decay == Decay::Head { 1 } else { d_k };
         let mut y = vec![0.0; rows * n_head_v * d_v];
-        for t in 0..rows {
-            for head in 0..n_head_v {
-                let at_k = (t * n_head_k + self.key_head(head)) * d_k;
-                let (q, k) = (&q[at_k..][..d_k], &k[at_k..][..d_k]);
-                let v = &v[(t * n_head_v + head) * d_v..][..d_v];
-                let beta = beta[t * n_head_v + head];
-                let decay = |i_k: usize| match self.decay {
-                    Decay::Head => g[t * n_head_v + head].exp(),
-                    Decay::Channel => g[(t * n_head_v + head) * d_k + i_k].exp(),
-                };
-                for i_v in 0..d_v {
-                    let s = &mut state[(head * d_v + i_v) * d_k..][..d_k];
-                    (0..d_k).for_each(|i_k| s[i_k] *= decay(i_k));
-                    let predicted: f64 = s.iter().zip(k).map(|(s, k)| s * k).sum();
-                    let delta = beta * (v[i_v] - predicted);
-                    s.iter_mut().zip(k).for_each(|(s, k)| *s += k * delta);
-                    let read: f64 = s.iter().zip(q).map(|(s, q)| s * q).sum();
-                    y[(t * n_head_v + head) * d_v + i_v] = read * self.scale as f64;
-                }
+        for head in 0..n_head_v {
+            let key = self.key_head(head);
+            let (q, k, v) = (part(0, key, d_k), part(1, key, d_k), part(2, head, d_v));
+            let (g, beta) = (part(3, head, n_decay), part(4, head, 1));
+            let tokens = Tokens { q: &q, k: &k, v: &v, g: &g, beta: &beta, d_k, d_v, scale: self.scale as f64 };
+            let y_head = sequential(&tokens, &mut state[head * d_v * d_k..][..d_v * d_k]);
+            for t in 0..rows {
+                y[(t * n_head_v + head) * d_v..][..d_v].copy_from_slice(&y_head[t * d_v..][..d_v]);
             }
         }
         cx.set_recurrent(self.state, state);
