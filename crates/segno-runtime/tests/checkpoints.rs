@@ -461,12 +461,10 @@ impl Rules {
         let mut n_past = 0;
         if !self.live.is_empty() && common + 1 >= self.live.len() && prompt.len() >= self.live.len() {
             n_past = self.live.len() - 1;
-        } else if common > 0 {
-            if let Some(best) = self.slots.iter().map(|s| s.0).filter(|&p| p <= common && p < prompt.len()).max() {
-                n_past = best;
-                self.slots.retain(|s| s.0 <= best);
-                self.slots.iter_mut().filter(|s| s.0 == best).for_each(|s| s.1 = false);
-            }
+        } else if let Some(best) = self.slots.iter().map(|s| s.0).filter(|&p| p <= common && p < prompt.len()).max() {
+            n_past = best;
+            self.slots.retain(|s| s.0 <= best);
+            self.slots.iter_mut().filter(|s| s.0 == best).for_each(|s| s.1 = false);
         }
         if n_past == 0 {
             self.slots.clear();
