@@ -72,26 +72,52 @@ pub fn gumbel(seed: u64, position: u32, id: u32) -> f32 {
     -(-u.ln()).ln()
 }
 
-/// The smallest logit that top-k, top-p and min-p keep. NaN logits are never kept.
-pub fn threshold(logits: &[f32], params: &SampleParams) -> f32 {
-    let mut sorted: Vec<f32> = logits.iter().copied().filter(|l| !l.is_nan()).collect();
-    sorted.sort_unstable_by(|a, b| b.total_cmp(a));
-    let Some(&max) = sorted.first() else { return f32::NEG_INFINITY };
-    let mut keep = f32::NEG_INFINITY;
-    if params.top_k > 0 && (params.top_k as usize) < sorted.len() {
-        keep = sorted[params.top_k as usize - 1];
-        sorted.retain(|&l| l >= keep);
+/// The `k`-th largest of some logits without NaN; `None` if there are no more than `k`, or `k` is 0.
+fn kth_largest(logits: &[f32], k: usize) -> Option<f32> {
+    if k == 0 || k >= logits.len() {
+        return None;
     }
-    if params.top_p < 1.0 {
-        let total: f64 = sorted.iter().map(|l| ((l - max) as f64).exp()).sum();
-        let mut sum = 0.0;
-        for &l in &sorted {
+    Some(*logits.to_vec().select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a)).1)
+}
+
+/// The smallest logit of the smallest set of the largest that has this share of all probability. No logit is NaN.
+fn top_p_threshold(logits: &[f32], p: f32) -> f32 {
+    let Some(max) = logits.iter().copied().max_by(f32::total_cmp) else { return f32::NEG_INFINITY };
+    let total: f64 = logits.iter().map(|l| ((l - max) as f64).exp()).sum();
+    let mut sum = 0.0;
+    let mut left = logits.to_vec();
+    let mut rest = &mut left[..];
+    // The set is small as a rule: only as many as it needs are sorted, in runs that grow.
+    let mut run = 256;
+    while !rest.is_empty() {
+        run = rest.len().min(run * 4);
+        if run < rest.len() {
+            rest.select_nth_unstable_by(run - 1, |a, b| b.total_cmp(a));
+        }
+        let (head, tail) = std::mem::take(&mut rest).split_at_mut(run);
+        head.sort_unstable_by(|a, b| b.total_cmp(a));
+        for &l in &*head {
             sum += ((l - max) as f64).exp();
-            if sum >= params.top_p as f64 * total {
-                keep = keep.max(l);
-                break;
+            if sum >= p as f64 * total {
+                return l;
             }
         }
+        rest = tail;
+    }
+    f32::NEG_INFINITY
+}
+
+/// The smallest logit that top-k, top-p and min-p keep. NaN logits are never kept.
+pub fn threshold(logits: &[f32], params: &SampleParams) -> f32 {
+    let mut left: Vec<f32> = logits.iter().copied().filter(|l| !l.is_nan()).collect();
+    let Some(max) = left.iter().copied().max_by(f32::total_cmp) else { return f32::NEG_INFINITY };
+    let mut keep = f32::NEG_INFINITY;
+    if let Some(kth) = kth_largest(&left, params.top_k as usize) {
+        keep = kth;
+        left.retain(|&l| l >= keep);
+    }
+    if params.top_p < 1.0 {
+        keep = keep.max(top_p_threshold(&left, params.top_p));
     }
     if params.min_p > 0.0 {
         keep = keep.max(max + params.min_p.ln());
@@ -161,6 +187,63 @@ mod tests {
         assert_eq!(threshold(&logits, &SampleParams { top_p: 0.0, ..all.clone() }), 3.0);
         let min_p = threshold(&logits, &SampleParams { min_p: 0.3, ..all });
         assert!(min_p > 1.0 && min_p < 2.0);
+    }
+
+    /// What [`threshold`] computes, by sorting everything.
+    fn threshold_by_sorting(logits: &[f32], params: &SampleParams) -> f32 {
+        let mut left: Vec<f32> = logits.iter().copied().filter(|l| !l.is_nan()).collect();
+        let descending = |left: &[f32]| {
+            let mut sorted = left.to_vec();
+            sorted.sort_by(|a, b| b.total_cmp(a));
+            sorted
+        };
+        let sorted = descending(&left);
+        let Some(&max) = sorted.first() else { return f32::NEG_INFINITY };
+        let mut keep = f32::NEG_INFINITY;
+        if params.top_k > 0 && (params.top_k as usize) < left.len() {
+            keep = sorted[params.top_k as usize - 1];
+            left.retain(|&l| l >= keep);
+        }
+        if params.top_p < 1.0 {
+            let total: f64 = left.iter().map(|l| ((l - max) as f64).exp()).sum();
+            let mut sum = 0.0;
+            let last = descending(&left).into_iter().find(|l| {
+                sum += ((l - max) as f64).exp();
+                sum >= params.top_p as f64 * total
+            });
+            keep = keep.max(last.unwrap_or(f32::NEG_INFINITY));
+        }
+        if params.min_p > 0.0 {
+            keep = keep.max(max + params.min_p.ln());
+        }
+        keep.min(max)
+    }
+
+    #[test]
+    fn thresholds_equal_those_of_sorting() {
+        for case in 0..600u32 {
+            let word = |i: u32| philox([i, case, 0, 0], [11, 12])[0];
+            let n = word(0) % [3, 40, 3000, 9000][case as usize % 4];
+            // Few distinct values, so that there are ties; now and then a NaN or a masked token.
+            let logits: Vec<f32> = (0..n)
+                .map(|i| match word(100 + i) {
+                    w if w % 97 == 0 => f32::NAN,
+                    w if w % 89 == 0 => f32::NEG_INFINITY,
+                    w => (w % (1 + word(1) % 5000)) as f32 / (1 + word(2) % 900) as f32,
+                })
+                .collect();
+            let share = |i| (word(i) % 101) as f32 / 100.0;
+            let params =
+                SampleParams { temperature: 1.0, top_k: word(3) % 60, top_p: share(4), min_p: share(5), seed: 0 };
+            for params in [
+                params.clone(),
+                SampleParams { top_k: 0, min_p: 0.0, ..params.clone() },
+                SampleParams { top_k: word(6) % (n + 2), ..params },
+            ] {
+                let (fast, slow) = (threshold(&logits, &params), threshold_by_sorting(&logits, &params));
+                assert_eq!(fast, slow, "case {case}, {n} logits, {params:?}");
+            }
+        }
     }
 
     #[test]
