@@ -4,7 +4,7 @@
 //! a queue until somebody waits for a result, so whatever the host does meanwhile with released
 //! slots and pages takes effect in issue order, as on a GPU. What the runtime discards is filled
 //! with NaN; free lists give the last released out first, so it is reused at once. Two steps may be
-//! under way.
+//! under way. It claims that prefill and decode differ in the last bits.
 
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};
@@ -30,6 +30,7 @@ impl Adversary {
         let mut capabilities = inner.describe().clone();
         capabilities.name = format!("adversarial {}", capabilities.name);
         capabilities.steps_in_flight = 2;
+        capabilities.equal_kinds = false;
         Adversary { inner, capabilities }
     }
 }

@@ -11,6 +11,7 @@ use segno_ir::sample::{SampleParams, philox};
 use segno_ir::{Cancel, Device, Input, Output, SpanKind};
 use segno_models::Model;
 use segno_runtime::adversary::Adversary;
+use segno_runtime::image::Made;
 use segno_runtime::{
     CheckpointMode, CheckpointOptions, EmbeddedRow, Engine, EngineOptions, Executor, ExecutorOptions, Frozen, Report,
     Request, SequenceId, Why, Work,
@@ -442,6 +443,37 @@ fn cancelled_requests_leave_the_tree_as_good_as_before() {
         let (again, report) = generate(engine, talk.request(10));
         assert_eq!((again, report.reused_tokens), (reply, report.prompt_tokens));
     });
+}
+
+#[test]
+fn exact_requests_go_on_from_a_reply_once_it_was_read_again() {
+    let model = model(FILES[0]);
+    let prompt = tokens(&model, 150, 21);
+    for fair_copy in [false, true] {
+        let options = CheckpointOptions { exact: true, fair_copy, ..CheckpointOptions::default() };
+        let engine = engine_of(&model, adversary(), options, 2);
+        let (reply, report) = generate(&engine, request(&prompt, 60));
+        let next = [&prompt[..], &reply, &tokens(&model, 5, 22)].concat();
+        // The copy is made as soon as nothing else is to do.
+        for _ in 0..500 {
+            let places = engine.checkpoint_positions(&next).expect("runs");
+            if places.contains(&(209, Why::PromptEnd)) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!(report.reused_tokens, 0);
+        let (_, report) = checked(&engine, request(&next, 5));
+        let from = if fair_copy { 209 } else { 150 };
+        assert_eq!((report.reused_tokens, report.reuse.made), (from, Made::Prefill), "fair copy: {fair_copy}");
+        if !fair_copy {
+            continue;
+        }
+        // A request comes before it.
+        let (reply, _) = generate(&engine, request(&tokens(&model, 700, 23), 60));
+        let (again, _) = checked(&engine, request(&prompt, 60));
+        assert_eq!((reply.len(), again.len()), (60, 60));
+    }
 }
 
 // ---- hybrid-cpp's policy --------------------------------------------------------------------------------------------

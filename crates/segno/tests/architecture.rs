@@ -21,6 +21,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "segno-gguf",
             "segno-ir",
             "segno-models",
+            "segno-quant",
             "segno-runtime",
             "segno-text",
             "segno-wgpu",

@@ -285,3 +285,40 @@ fn completions_and_man_pages_know_the_commands() {
     assert!(page.contains("repetitions"), "{page}");
     std::fs::remove_dir_all(folder).expect("removed");
 }
+
+#[test]
+fn synthesised_files_have_a_real_shape_and_run() {
+    for (shape, layers) in [("qwen3.5-0.8b", "4"), ("lfm2-1.2b", "3")] {
+        let path = scratch(&format!("{shape}.gguf"));
+        let file = path.to_str().expect("a path");
+        let output = segno(&["synth", shape, file, "--layers", layers, "--vocab", "400"]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let shown = text(&segno(&["inspect", file]).stdout);
+        assert!(["Q4_K", "Q6_K"].iter().all(|ty| shown.contains(ty)), "{shown}");
+        let output = segno(&[
+            "perplexity",
+            file,
+            "-f",
+            file_of_text().to_str().expect("a path"),
+            "-c",
+            "32",
+            "--device",
+            "cpu",
+            "--json",
+        ]);
+        let shown = text(&output.stdout);
+        assert!(
+            output.status.success() && !shown.contains("null") && !shown.contains("NaN"),
+            "{shown}{}",
+            text(&output.stderr)
+        );
+        std::fs::remove_file(path).expect("removed");
+    }
+    std::fs::remove_file(file_of_text()).expect("removed");
+}
+
+fn file_of_text() -> PathBuf {
+    let path = scratch("synth.txt");
+    std::fs::write(&path, "A fox and a lantern went into the wood. ".repeat(3)).expect("written");
+    path
+}

@@ -11,6 +11,7 @@ mod multiturn;
 mod perplexity;
 mod run;
 mod shell;
+mod synth;
 mod tokenize;
 
 use std::ffi::OsString;
@@ -60,6 +61,8 @@ enum Command {
     BenchMultiturn(multiturn::MultiturnArgs),
     /// Show the tokens of a text
     Tokenize(tokenize::TokenizeArgs),
+    /// Write a model file of a real shape with random weights
+    Synth(synth::SynthArgs),
     /// List the devices that models can run on
     Devices(devices::DevicesArgs),
     /// Compare every kernel of a device with the reference
@@ -120,6 +123,7 @@ pub fn main() -> ExitCode {
         Some(Command::Bench(args)) => bench::run(args),
         Some(Command::BenchMultiturn(args)) => multiturn::run(args),
         Some(Command::Tokenize(args)) => tokenize::run(args),
+        Some(Command::Synth(args)) => synth::run(args),
         Some(Command::Devices(args)) => devices::run(args),
         Some(Command::Conformance(args)) => conformance::run(args),
         Some(Command::Completions(args)) => shell::completions(args, Cli::command()),
