@@ -29,6 +29,13 @@ pub struct CpuOptions {
     pub portable: bool,
 }
 
+/// The machine's memory; `None` where the system does not tell.
+fn memory_bytes() -> Option<u64> {
+    let mut system = sysinfo::System::new();
+    system.refresh_memory();
+    Some(system.total_memory()).filter(|&bytes| bytes > 0)
+}
+
 /// This process's own threads as a device.
 ///
 /// Threads start with the device and end with it; programs of one device take turns op by op.
@@ -51,7 +58,7 @@ impl CpuDevice {
             backend: "cpu",
             kind: DeviceKind::Cpu,
             driver: format!("{}, {} threads", kernels.level, threads.n()),
-            memory_bytes: None,
+            memory_bytes: memory_bytes(),
             features: vec![kernels.level.into()],
             steps_in_flight: 1,
             equal_kinds: true,

@@ -204,15 +204,9 @@ impl Checkpoints {
         !self.options.exact || made == Made::Prefill || executor.device().describe().equal_kinds
     }
 
-    /// How far `keys` could go on from what is there: the position, and the keys in common with anything.
-    pub fn reach(&self, executor: &Executor, keys: &[Key], want_logits: bool) -> (u32, usize) {
-        match self.is_hybrid() {
-            true => (0, 0),
-            false => {
-                let (best, found) = self.best(executor, keys, want_logits);
-                (best.map_or(0, |(_, position)| position), found.common)
-            }
-        }
+    /// The position from which a prompt would go on.
+    pub fn reach(&self, executor: &Executor, keys: &[Key], want_logits: bool) -> u32 {
+        self.best(executor, keys, want_logits).0.map_or(0, |(_, position)| position)
     }
 
     fn best(

@@ -634,7 +634,7 @@ impl Scheduler {
         if self.options.checkpoints.mode != CheckpointMode::Tree || request.forget || cancel.is_cancelled() {
             return false;
         }
-        let (reached, _) = self.checkpoints.reach(&self.executor, keys, request.max_tokens > 0);
+        let reached = self.checkpoints.reach(&self.executor, keys, request.max_tokens > 0);
         for active in self.active.iter_mut().filter(|a| a.finish.is_none() && !a.request.forget) {
             let common = keys.iter().zip(&active.keys).take_while(|(a, b)| a == b).count();
             let whole = common == keys.len() && common == active.request.prompt.len() && active.request.max_tokens > 0;

@@ -27,8 +27,8 @@ pub struct ExecutorOptions {
     pub k_type: KvType,
     /// Type of stored values.
     pub v_type: KvType,
-    /// Bytes that checkpoints may hold beside the sequences; `None`: a context's pages and a few dozen slots,
-    /// but at most a quarter of the device's memory.
+    /// Bytes that checkpoints may hold beside the sequences; `None`: two contexts' pages and 48 slots for each, but at
+    /// most a quarter of what is left of the device's memory, or 1 GiB if that is unknown.
     pub checkpoint_bytes: Option<u64>,
     /// At least so many of them have a slot, whatever the bytes.
     pub checkpoint_slots: u32,
@@ -171,17 +171,20 @@ struct CheckpointRoom {
 impl CheckpointRoom {
     /// Slots for each context's worth of pages: what the keeping rule leaves of a long conversation.
     const SLOTS_PER_CONTEXT: u64 = 48;
+    /// Most bytes that are planned unasked where nobody says how much memory there is.
+    const UNKNOWN: u64 = 1 << 30;
 
     /// Divides the budget between slots and pages as conversations of `n_ctx` tokens need them.
-    fn plan(layout: &StateLayout, options: &ExecutorOptions, memory: Option<u64>) -> Self {
+    /// `left`: bytes that nothing else has been planned for, if known; unasked, a quarter of them is the most.
+    fn plan(layout: &StateLayout, options: &ExecutorOptions, left: Option<u64>) -> Self {
         let of_context = |g: &segno_ir::KvGroup| {
             let seen = g.window.map_or(u64::MAX, |w| u64::from(w.div_ceil(PAGE_TOKENS) + 1) * Self::SLOTS_PER_CONTEXT);
             seen.min(u64::from(options.n_ctx.div_ceil(PAGE_TOKENS)))
         };
         let pages: u64 = layout.groups.iter().map(|g| of_context(g) * g.page_bytes as u64).sum();
         let each = (pages + Self::SLOTS_PER_CONTEXT * layout.slot_bytes() as u64).max(1);
-        let budget =
-            options.checkpoint_bytes.unwrap_or_else(|| memory.map_or(each * 2, |memory| (each * 2).min(memory / 4)));
+        let most = left.map_or(Self::UNKNOWN, |left| left / 4);
+        let budget = options.checkpoint_bytes.unwrap_or((each * 2).min(most));
         let share = |n: u64| u32::try_from(u128::from(n) * u128::from(budget) / u128::from(each)).unwrap_or(u32::MAX);
         // Without recurrent states a slot costs nothing.
         let slots = if layout.slot_floats == 0 { 1 << 16 } else { share(Self::SLOTS_PER_CONTEXT) };
@@ -231,13 +234,10 @@ impl Executor {
         let layout = StateLayout::new(graph, options.k_type, options.v_type);
         let per_sequence =
             |group: &segno_ir::KvGroup| group.pages_per_sequence(options.n_ctx, options.max_rows + in_flight);
-        let memory = options.memory_limit.or(device.describe().memory_bytes);
-        let room = CheckpointRoom::plan(&layout, &options, memory);
-        let pages = layout.groups.iter().zip(&room.pages);
-        let plan = PoolPlan {
+        let mut plan = PoolPlan {
             // Each sequence has its state, and one that can still be undone for every step under way.
-            slots: 1 + options.n_sequences * (1 + in_flight) + room.slots,
-            pages: pages.map(|(g, frozen)| options.n_sequences * per_sequence(g) + frozen).collect(),
+            slots: 1 + options.n_sequences * (1 + in_flight),
+            pages: layout.groups.iter().map(|g| options.n_sequences * per_sequence(g)).collect(),
             layout,
         };
         let limits = ProgramLimits {
@@ -248,16 +248,20 @@ impl Executor {
             guard: false,
         };
 
+        let memory = options.memory_limit.or(device.describe().memory_bytes);
         let mut ledger = Ledger::new(memory);
         let needs = device.needs(graph, &limits);
         ledger.approve(Tier::Mapped, "weights in place", needs.mapped_bytes, "")?;
         ledger.approve(Tier::Device, "weights", needs.weight_bytes, "use a smaller quantisation or --device cpu")?;
         ledger.approve(Tier::Device, "activations", needs.activation_bytes, "lower the batch size")?;
-        let checkpoints = room.bytes(&plan.layout);
-        let slot_bytes = u64::from(plan.slots - room.slots) * plan.layout.slot_bytes() as u64;
+        let slot_bytes = u64::from(plan.slots) * plan.layout.slot_bytes() as u64;
         ledger.approve(Tier::Device, "recurrent states", slot_bytes, "use fewer parallel sequences")?;
-        ledger.approve(Tier::Device, "keys and values", plan.bytes() - slot_bytes - checkpoints, "lower -c")?;
-        ledger.approve(Tier::Device, "checkpoints", checkpoints, "lower --checkpoint-budget")?;
+        ledger.approve(Tier::Device, "keys and values", plan.bytes() - slot_bytes, "lower -c")?;
+        let left = memory.map(|memory| memory - ledger.total(Tier::Device));
+        let room = CheckpointRoom::plan(&plan.layout, &options, left);
+        ledger.approve(Tier::Device, "checkpoints", room.bytes(&plan.layout), "lower --checkpoint-budget")?;
+        plan.slots += room.slots;
+        plan.pages.iter_mut().zip(&room.pages).for_each(|(pages, frozen)| *pages += frozen);
 
         let weights = device.weights(source, graph)?;
         let pool = device.pool(&plan)?;

@@ -14,7 +14,7 @@ use segno_runtime::adversary::Adversary;
 use segno_runtime::image::Made;
 use segno_runtime::{
     CheckpointMode, CheckpointOptions, EmbeddedRow, Engine, EngineOptions, Executor, ExecutorOptions, Frozen, Report,
-    Request, SequenceId, Why, Work,
+    Request, SequenceId, Tier, Why, Work,
 };
 
 /// Recurrent with attention, convolutions with attention, windows, attention alone.
@@ -396,6 +396,23 @@ fn f13_memory_stays_within_the_budget_and_heads_go_last() {
         let stats = engine.checkpoints().expect("runs");
         assert!(stats.device_bytes <= 1 << 19, "{file}: {stats:?}");
     }
+}
+
+#[test]
+fn unasked_checkpoints_take_a_quarter_of_what_is_left_at_most() {
+    let model = model(FILES[0]);
+    let load = |memory_limit, checkpoint_bytes| {
+        let options = ExecutorOptions { n_ctx: 4096, memory_limit, checkpoint_bytes, ..Default::default() };
+        Executor::load(cpu(1), &model.graph, model.source.clone(), options)
+    };
+    let all = load(None, None).expect("loads");
+    let (total, wanted) = (all.ledger().total(Tier::Device), all.checkpoint_bytes());
+    for spare in [0, 1 << 16, 1 << 20] {
+        let tight = load(Some(total - wanted + spare), None).expect("the model alone fits");
+        assert!(tight.checkpoint_bytes() <= spare / 4, "{} of {spare}", tight.checkpoint_bytes());
+    }
+    let refused = load(Some(total - wanted), Some(1 << 20)).err().expect("refused");
+    assert!(refused.to_string().contains("--checkpoint-budget"), "{refused}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! A loaded model, conversations with it, and replies as they come.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use segno_ir::{Cancel, Capabilities, SampleParams};
 use segno_runtime::{Engine, Event, Generation, Report, Request, RequestError};
@@ -99,6 +99,13 @@ impl Session {
     }
 }
 
+/// Where a file is written before it takes the place of `path`: in the same folder, under a name of its own.
+pub fn beside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}.part", std::process::id()));
+    name.into()
+}
+
 /// What the model reads.
 #[derive(Clone, Debug, Default)]
 pub struct Prompt {
@@ -163,7 +170,7 @@ impl Chat<'_> {
     /// Writes the messages to a JSON file, beside it first and then in its place.
     pub fn save(&self, path: impl AsRef<Path>) -> std::io::Result<()> {
         let path = path.as_ref();
-        let beside = path.with_extension("part");
+        let beside = beside(path);
         std::fs::write(&beside, serde_json::to_vec_pretty(&self.messages)?)?;
         std::fs::rename(&beside, path)
     }

@@ -21,7 +21,7 @@ mod model;
 mod perplexity;
 
 pub use device::{DeviceInfo, devices, open_device};
-pub use generate::{Chat, GenerateOptions, Prompt, Reply, Session};
+pub use generate::{Chat, GenerateOptions, Prompt, Reply, Session, beside};
 pub use model::{LoadOptions, Model, open_tokenizer};
 pub use perplexity::{Perplexity, PerplexityOptions};
 pub use segno_ir::Cancel;

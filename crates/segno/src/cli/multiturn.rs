@@ -46,7 +46,7 @@ pub struct MultiturnArgs {
     #[arg(short, long, value_name = "FILE")]
     model: Option<PathBuf>,
     /// Tokens of the first prompt
-    #[arg(long, default_value_t = 15_000, value_name = "N", value_parser = clap::value_parser!(u32).range(256..))]
+    #[arg(long, default_value_t = 15_000, value_name = "N", value_parser = clap::value_parser!(u32).range(256..=10_000_000))]
     tokens: u32,
     /// Turns
     #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
@@ -73,7 +73,7 @@ pub struct MultiturnArgs {
     #[arg(long, value_name = "BYTES")]
     budget: Option<u64>,
     /// Pairs of cold prompts, with and without checkpoints, for the overhead; 0: don't measure it
-    #[arg(long, default_value_t = 3, value_name = "N")]
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(..=1000))]
     overhead: u32,
     /// How results are printed
     #[arg(short, long, value_name = "FORMAT", default_value = "md")]

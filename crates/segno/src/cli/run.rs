@@ -346,8 +346,8 @@ fn say(chat: &mut Chat<'_>, args: &RunArgs, interrupt: &Interrupt) -> anyhow::Re
         let result = print_reply(&mut reply);
         interrupt.disarm();
         result?;
-        print_timings(&reply);
         let stats = reply.report().map(|r| explain(reply.session().model(), reply.prompt(), r)).unwrap_or_default();
+        log::info!("{stats}");
         Ok((reply.text().to_string(), stats))
     })();
     match told {

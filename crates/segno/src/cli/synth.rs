@@ -12,6 +12,8 @@ use segno_gguf::{Array, GgufWriter, Value, ValueType};
 use segno_ir::sample::philox;
 use segno_quant::{TensorType, encode_row};
 
+use segno::beside;
+
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
 enum Shape {
     #[value(name = "qwen3.5-0.8b")]
@@ -259,7 +261,7 @@ fn vocabulary(writer: &mut GgufWriter, pre: &str, n: usize) {
 
 fn integers(values: impl IntoIterator<Item = i32>) -> Value {
     let values: Vec<Value> = values.into_iter().map(Value::I32).collect();
-    Array::new(ValueType::I32, &values).map_or(Value::I32(0), Value::Array)
+    Value::Array(Array::new(ValueType::I32, &values).expect("all are of one type"))
 }
 
 /// Rows of a type, encoded once.
@@ -310,7 +312,10 @@ pub fn run(args: SynthArgs) -> anyhow::Result<()> {
         writer.tensor(tensor.name.as_str(), &shape, tensor.ty)?;
         total += (tensor.ty.row_bytes(tensor.shape[0])? * tensor.shape[1..].iter().product::<usize>()) as u64;
     }
-    let file = File::create(&args.out).with_context(|| format!("cannot write {}", args.out.display()))?;
+    // A file that is there is replaced only by a whole one.
+    let beside = beside(&args.out);
+    let cannot = || format!("cannot write {}", args.out.display());
+    let file = File::create(&beside).with_context(cannot)?;
     let mut sink = writer.begin(BufWriter::new(file))?;
     let bar = ProgressBar::new(total);
     let mut drawn: HashMap<(TensorType, usize), Vec<Vec<u8>>> = HashMap::new();
@@ -335,6 +340,7 @@ pub fn run(args: SynthArgs) -> anyhow::Result<()> {
         }
     }
     sink.finish()?;
+    std::fs::rename(&beside, &args.out).with_context(cannot)?;
     bar.finish_and_clear();
     println!("{}: {:.1} MiB of tensors", args.out.display(), total as f64 / f64::from(1 << 20));
     Ok(())
