@@ -10,7 +10,8 @@ use segno_ir::op::activate::Activation;
 use segno_ir::op::delta_rule::{Decay, HeadMap};
 use segno_ir::op::rope::Pairing;
 use segno_ir::op::{
-    Activate, Add, Attention, DeltaRule, L2Norm, Linear, Mul, RmsNorm, Rope, Scale, ShortConv, Slice, Softplus,
+    Activate, Add, Attention, DeltaRule, L2Norm, Linear, Mul, RmsNorm, Rope, Scale, SelectiveScan, ShortConv, Slice,
+    Softplus, Ssd, TokenShift, Wkv6, Wkv7,
 };
 use segno_ir::sample::{SampleParams, SampleRow};
 use segno_ir::{Builder, DeviceError, Graph, GraphError, Input, KvType, Output, SpanKind, StateDecl, ValueId};
@@ -168,6 +169,112 @@ fn a_snapshot_in_mid_scan_is_the_state_of_a_span_cut_there() {
     once.rewind(0, 65, state);
     once.run(&graph, &[Piece::new(0, &inputs[65..])]);
     assert!(bits(&end) == bits(&once.state(0)));
+}
+
+/// Every recurrence that [`hybrid`] does not have, side by side on parts of the rows.
+fn scans() -> (Arc<Source>, Graph) {
+    let (n_head, d) = (3, 20);
+    let n = n_head * d;
+    let mut random = Random(22);
+    let mut source = Source::default();
+    source.add(&mut random, "u", TensorType::F32, &[n]);
+    source.add_between(&mut random, "a", &[d, n], -4.0, -0.1);
+    source.add_between(&mut random, "a_head", &[n_head], -4.0, -0.1);
+    source.add(&mut random, "d", TensorType::F32, &[n]);
+    source.add(&mut random, "d_head", TensorType::F32, &[n_head]);
+    let source = Arc::new(source);
+    let graph = graph(&source, 6 * n, |b, x| {
+        let part = |b: &mut Builder<'_>, offset: usize, width: usize| {
+            b.push(Slice { offset, width, stride: width, count: 1 }, &[x])
+        };
+        let state = |b: &mut Builder<'_>, shape: &[usize]| {
+            b.state(StateDecl::Recurrent { name: "s".into(), shape: shape.iter().map(|&n| n as u32).collect() })
+        };
+        let (r, k, v) = (part(b, 0, n)?, part(b, n, n)?, part(b, 2 * n, n)?);
+        let (k_one, r_one) = (part(b, n, d)?, part(b, 0, d)?);
+        let (dt, kk, rate) = (part(b, 3 * n, n)?, part(b, 4 * n, n)?, part(b, 5 * n, n)?);
+        let (dt_head, beta) = (part(b, 3 * n, n_head)?, part(b, 5 * n, n_head)?);
+        let softplus = Softplus { bias: None, factor: None };
+        let (dt, dt_head) = (b.push(softplus.clone(), &[dt])?, b.push(softplus, &[dt_head])?);
+        let g = b.push(Scale { factor: -0.5 }, &[dt])?;
+        let unit = L2Norm { group: d, eps: 1e-6 };
+        let (q_unit, k_unit, kk) = (b.push(unit.clone(), &[r])?, b.push(unit.clone(), &[k])?, b.push(unit, &[kk])?);
+        let sigmoid = Activate { function: Activation::Sigmoid };
+        let (beta, rate) = (b.push(sigmoid.clone(), &[beta])?, b.push(sigmoid, &[rate])?);
+        let (minus, change) = (b.push(Scale { factor: -1.0 }, &[kk])?, b.push(Mul { weight: None }, &[kk, rate])?);
+        let square = [n_head, d, d];
+        let (head_map, decay) = (HeadMap::Grouped, Decay::Channel);
+        let delta = DeltaRule {
+            state: state(b, &square),
+            n_head_k: n_head,
+            n_head_v: n_head,
+            d_k: d,
+            d_v: d,
+            head_map,
+            decay,
+            scale: 0.2,
+        };
+        let mut ends = vec![b.push(delta, &[q_unit, k_unit, v, g, beta])?];
+        for bonus in [None, Some(weight(b, "u", &[n]))] {
+            let op = Wkv6 { state: state(b, &square), bonus, n_head, d };
+            ends.push(b.push(op, &[r, k, v, g])?);
+        }
+        let op = Wkv7 { state: state(b, &square), n_head, d };
+        ends.push(b.push(op, &[r, k, v, g, minus, change])?);
+        let (a, skip) = (weight(b, "a_head", &[n_head]), weight(b, "d_head", &[n_head]));
+        let op = Ssd { state: state(b, &square), a, d: skip, n_head, n_group: 1, d_k: d, d_v: d };
+        ends.push(b.push(op, &[v, dt_head, k_one, r_one])?);
+        let (a, skip) = (weight(b, "a", &[d, n]), weight(b, "d", &[n]));
+        let op = SelectiveScan { state: state(b, &[n, d]), a, d: skip, d_state: d };
+        ends.push(b.push(op, &[v, dt, k_one, r_one])?);
+        let op = TokenShift { state: state(b, &[n]) };
+        ends.push(b.push(op, &[v])?);
+        Ok(ends)
+    });
+    (source, graph)
+}
+
+#[test]
+fn every_recurrence_resumes_anywhere_with_the_same_bits() {
+    let (source, graph) = scans();
+    let (n, width) = (60, 360);
+    let inputs = Random(37).inputs(ROWS, width);
+    let exact = segno_ir::reference::Reference::new(&graph, &*source)
+        .unwrap()
+        .run(&inputs, &(0..ROWS as u32).collect::<Vec<_>>())
+        .unwrap();
+    for portable in [false, true] {
+        let setting = Setting { portable, ..Setting::default() };
+        for at in [[1, 31, 32], [63, 64, 65], [100, 127, 149]] {
+            let snapshots = at.iter().enumerate().map(|(i, &at)| (at as u32, i)).collect();
+            let mut cold = rig(&source, &graph, &setting);
+            let whole = cold.run(&graph, &[Piece { snapshots, ..Piece::new(0, &inputs) }]);
+            let end = bits(&cold.state(0));
+            for (whole, (_, exact)) in whole.iter().zip(&exact) {
+                let size = exact.iter().fold(0f64, |a, b| a.max(b.abs()));
+                assert!(whole.iter().zip(exact).all(|(y, e)| (f64::from(*y) - e).abs() <= 1e-5 * size));
+            }
+            // From the start, and from each snapshot, on one thread and on three.
+            for (at, snapshot) in [(0, None)].into_iter().chain(at.into_iter().zip((0..).map(Some))) {
+                for threads in if snapshot.is_none() { &[1, 3][..] } else { &[1] } {
+                    let mut other = rig(&source, &graph, &Setting { threads: *threads, ..setting.clone() });
+                    for step in [1, 7, 32, 64, 128] {
+                        let rig = if snapshot.is_none() { &mut other } else { &mut cold };
+                        rig.rewind(0, at as u32, snapshot.map_or(segno_ir::SlotId::ZERO, |i: usize| rig.snapshots[i]));
+                        let mut found = vec![Vec::new(); whole.len()];
+                        for part in inputs[at..].chunks(step) {
+                            let outputs = rig.run(&graph, &[Piece::new(0, part)]);
+                            found.iter_mut().zip(outputs).for_each(|(all, y)| all.extend(y));
+                        }
+                        for (i, (found, whole)) in found.iter().zip(&whole).enumerate() {
+                            assert!(bits(found) == bits(&whole[at * n..]), "output {i}: steps of {step} from {at}");
+                        }
+                        assert!(bits(&rig.state(0)) == end, "the state after steps of {step} from {at}");
+                    }
+                }
+            }
+        }
+    }
 }
 
 #[test]

@@ -186,6 +186,12 @@ impl<'a> OpContext<'a> {
         &self.values[self.inputs[i].0 as usize]
     }
 
+    /// Features `index * width..(index + 1) * width` of every row of input `i`: those of a head.
+    pub fn head(&self, i: usize, index: usize, width: usize) -> Vec<f64> {
+        let rows = self.input(i).chunks_exact(self.input_features(i));
+        rows.flat_map(|row| &row[index * width..][..width]).copied().collect()
+    }
+
     /// Features of input `i`.
     pub fn input_features(&self, i: usize) -> usize {
         self.graph.nodes[self.inputs[i].0 as usize].features

@@ -20,11 +20,17 @@ mod rope;
 mod route;
 mod sample;
 mod scale;
+mod scan;
 mod select_rows;
+mod selective_scan;
 mod short_conv;
 mod slice;
 mod soft_cap;
 mod softplus;
+mod ssd;
+mod token_shift;
+mod wkv6;
+mod wkv7;
 
 use segno_ir::{Graph, GraphError, Input, KvType, SpanKind};
 use segno_quant::TensorType;
@@ -57,6 +63,11 @@ table! {
     attention,
     short_conv,
     delta_rule,
+    selective_scan,
+    ssd,
+    wkv6,
+    wkv7,
+    token_shift,
     activate,
     softplus,
     add,

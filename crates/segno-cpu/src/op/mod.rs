@@ -13,11 +13,17 @@ mod rms_norm;
 mod rope;
 mod route;
 mod scale;
+mod scan;
 mod select_rows;
+mod selective_scan;
 mod short_conv;
 mod slice;
 mod soft_cap;
 mod softplus;
+mod ssd;
+mod token_shift;
+mod wkv6;
+mod wkv7;
 
 use std::sync::Arc;
 
@@ -110,6 +116,11 @@ pub(crate) fn prepare(setup: &mut Setup<'_>, node: &Node) -> Result<Box<dyn Run>
         Op::Attention(op) => Box::new(attention::prepare(setup, op, node)?),
         Op::ShortConv(op) => Box::new(short_conv::prepare(setup, op)?),
         Op::DeltaRule(op) => Box::new(delta_rule::prepare(setup, op)?),
+        Op::SelectiveScan(op) => Box::new(selective_scan::prepare(setup, op)?),
+        Op::Ssd(op) => Box::new(ssd::prepare(setup, op)?),
+        Op::Wkv6(op) => Box::new(wkv6::prepare(setup, op)?),
+        Op::Wkv7(op) => Box::new(wkv7::prepare(setup, op)?),
+        Op::TokenShift(op) => Box::new(token_shift::prepare(setup, op)?),
         Op::Activate(op) => Box::new(activate::Activate { function: op.function }),
         Op::Softplus(op) => Box::new(softplus::prepare(setup, op)?),
         Op::Add(_) => Box::new(add::Add),
@@ -136,6 +147,11 @@ pub(crate) fn is_known(op: &Op) -> bool {
             | Op::Attention(_)
             | Op::ShortConv(_)
             | Op::DeltaRule(_)
+            | Op::SelectiveScan(_)
+            | Op::Ssd(_)
+            | Op::Wkv6(_)
+            | Op::Wkv7(_)
+            | Op::TokenShift(_)
             | Op::Activate(_)
             | Op::Softplus(_)
             | Op::Add(_)
@@ -156,7 +172,10 @@ pub(crate) fn scratch_floats(graph: &Graph, node: &Node, kernels: &'static Kerne
             expert_linear::scratch_floats(&graph.weights[op.weight.0 as usize], op, kernels, exact, rows)
         }
         Op::Attention(op) => attention::scratch_floats(graph, op),
-        Op::DeltaRule(op) => delta_rule::scratch_floats(op),
+        Op::DeltaRule(op) => op.d_k,
+        Op::SelectiveScan(op) => 2 * op.d_state,
+        Op::Wkv6(op) => op.d,
+        Op::Wkv7(op) => op.d,
         Op::ShortConv(op) => short_conv::scratch_floats(&graph.weights[op.weight.0 as usize]),
         _ => 0,
     }

@@ -98,6 +98,53 @@ pub(super) fn multiply_add<const FMA: bool>(a: &[f32], b: &[f32], y: &mut [f32])
     y.iter_mut().zip(a.iter().zip(b)).for_each(|(y, (a, b))| *y = fma::<FMA>(*a, *b, *y));
 }
 
+/// One token of a scan for some rows of a head's state.
+pub(crate) struct ScanToken<'a> {
+    /// Factor on the state: one, or one a key channel.
+    pub decay: &'a [f32],
+    pub k: &'a [f32],
+    /// Reads the result.
+    pub r: &'a [f32],
+    /// Values of the rows.
+    pub v: &'a [f32],
+    /// Factor on the values.
+    pub factor: f32,
+    /// `(a, b)`: what `a` reads before is added along `b`.
+    pub change: Option<(&'a [f32], &'a [f32])>,
+    /// The result is read before, and this times the value added.
+    pub bonus: Option<f32>,
+}
+
+/// For each row `s` of `state`: `s = decay s + (s . a) b + factor v k; y = s . r`.
+#[inline(always)]
+pub(super) fn scan_rows<const FMA: bool>(token: &ScanToken<'_>, state: &mut [f32], y: &mut [f32]) {
+    let dot = |a: &[f32], b: &[f32]| {
+        let mut acc = [0f32; 8];
+        for (a, b) in a.chunks(8).zip(b.chunks(8)) {
+            acc.iter_mut().zip(a.iter().zip(b)).for_each(|(acc, (a, b))| *acc = fma::<FMA>(*a, *b, *acc));
+        }
+        tree(acc)
+    };
+    for (s, (v, y)) in state.chunks_exact_mut(token.k.len()).zip(token.v.iter().zip(y)) {
+        if let Some(bonus) = token.bonus {
+            *y = fma::<FMA>(bonus, *v, dot(s, token.r));
+        }
+        let change = token.change.map(|(a, b)| (dot(s, a), b));
+        match token.decay {
+            [one] => s.iter_mut().for_each(|s| *s *= one),
+            each => s.iter_mut().zip(each).for_each(|(s, d)| *s *= d),
+        }
+        if let Some((z, b)) = change {
+            s.iter_mut().zip(b).for_each(|(s, b)| *s = fma::<FMA>(z, *b, *s));
+        }
+        let value = token.factor * v;
+        s.iter_mut().zip(token.k).for_each(|(s, k)| *s = fma::<FMA>(value, *k, *s));
+        if token.bonus.is_none() {
+            *y = dot(s, token.r);
+        }
+    }
+}
+
 /// What one row and head has summed over the blocks of keys so far.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Softmax {

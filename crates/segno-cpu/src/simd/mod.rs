@@ -16,7 +16,7 @@ mod tests;
 use segno_ir::op::activate::Activation;
 use segno_quant::TensorType;
 
-pub(crate) use lanes::Softmax;
+pub(crate) use lanes::{ScanToken, Softmax};
 
 use block::BlockKernels;
 use float::{DeltaToken, FloatRows, Inputs, Outputs, PAGE, Weighted};
@@ -91,6 +91,8 @@ kernels! {
         exp_all(x: &[f32], y: &mut [f32]);
         /// `y += a * b`, elementwise.
         multiply_add(a: &[f32], b: &[f32], y: &mut [f32]);
+        /// See [`lanes::scan_rows`].
+        scan_rows(token: &ScanToken<'_>, state: &mut [f32], y: &mut [f32]);
         /// See [`lanes::softmax_block`].
         softmax_block(scores: &mut [f32; PAGE], seen: (usize, usize), scale: f32, soft_cap: Option<f32>, sum: &mut Softmax) -> f32;
         /// See [`lanes::quantize_32`].

@@ -96,21 +96,15 @@ impl OpRule for DeltaRule {
         let DeltaRule { n_head_v, d_k, d_v, .. } = *self;
         let mut state = cx.recurrent(self.state).to_vec();
         let rows = cx.rows();
-        let part = |i: usize, index: usize, width: usize| -> Vec<f64> {
-            let (x, features) = (cx.input(i), cx.input_features(i));
-            (0..rows).flat_map(|t| &x[t * features + index * width..][..width]).copied().collect()
-        };
         let n_decay = if self.decay == Decay::Head { 1 } else { d_k };
         let mut y = vec![0.0; rows * n_head_v * d_v];
         for head in 0..n_head_v {
             let key = self.key_head(head);
-            let (q, k, v) = (part(0, key, d_k), part(1, key, d_k), part(2, head, d_v));
-            let (g, beta) = (part(3, head, n_decay), part(4, head, 1));
+            let (q, k, v) = (cx.head(0, key, d_k), cx.head(1, key, d_k), cx.head(2, head, d_v));
+            let (g, beta) = (cx.head(3, head, n_decay), cx.head(4, head, 1));
             let tokens = Tokens { q: &q, k: &k, v: &v, g: &g, beta: &beta, d_k, d_v, scale: self.scale as f64 };
             let y_head = sequential(&tokens, &mut state[head * d_v * d_k..][..d_v * d_k]);
-            for t in 0..rows {
-                y[(t * n_head_v + head) * d_v..][..d_v].copy_from_slice(&y_head[t * d_v..][..d_v]);
-            }
+            super::set_head(&mut y, &y_head, head, n_head_v, d_v);
         }
         cx.set_recurrent(self.state, state);
         y

@@ -48,6 +48,15 @@ impl Shapes<'_> {
         if same { Ok(()) } else { Err(format!("{} has shape {:?}, expected {shape:?}", decl.name, decl.shape)) }
     }
 
+    /// Fails unless the weight has as many elements, in any shape.
+    pub fn expect_elements(&self, id: WeightId, n: usize) -> Result<(), String> {
+        let decl = self.weight(id)?;
+        if decl.n_elements() == n {
+            return Ok(());
+        }
+        Err(format!("{} has shape {:?}, expected {n} elements", decl.name, decl.shape))
+    }
+
     /// Fails unless the state is recurrent with this shape.
     pub fn expect_recurrent(&self, id: StateId, expected: &[u32]) -> Result<(), String> {
         match self.states.get(id.0 as usize) {
@@ -144,6 +153,11 @@ ops! {
     attention: Attention, "softmax attention over keys and values in pages";
     short_conv: ShortConv, "causal depthwise convolution over the last few rows";
     delta_rule: DeltaRule, "gated delta rule: decaying state, corrected towards each value";
+    selective_scan: SelectiveScan, "selective scan of Mamba-1: a decay for every entry of the state";
+    ssd: Ssd, "state-space duality of Mamba-2: one decay a head";
+    wkv6: Wkv6, "recurrence of RWKV-6, or gated linear attention";
+    wkv7: Wkv7, "recurrence of RWKV-7: decay and a change of rank one";
+    token_shift: TokenShift, "difference of each row to the one before";
     activate: Activate, "elementwise activation, alone or as a gate";
     softplus: Softplus, "softplus with a bias before and a factor after";
     add: Add, "sum of two values";
@@ -152,6 +166,13 @@ ops! {
     soft_cap: SoftCap, "smooth limit by the hyperbolic tangent";
     slice: Slice, "some of the features";
     select_rows: SelectRows, "those rows whose outputs are wanted";
+}
+
+/// Puts a head's results `[rows, width]` into `y` `[rows, n_head, width]`.
+pub(crate) fn set_head(y: &mut [f64], y_head: &[f64], head: usize, n_head: usize, width: usize) {
+    for (row, values) in y.chunks_exact_mut(n_head * width).zip(y_head.chunks_exact(width)) {
+        row[head * width..][..width].copy_from_slice(values);
+    }
 }
 
 /// Fails unless all inputs share one row domain.
