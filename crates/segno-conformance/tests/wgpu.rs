@@ -6,7 +6,7 @@ use segno_ir::DeviceKind;
 use segno_wgpu::{WgpuDevice, WgpuOptions, adapters};
 
 /// Ops that the backend refuses so far.
-const WITHOUT_KERNEL: &[&str] = &["selective_scan", "ssd", "wkv6", "wkv7", "token_shift"];
+const WITHOUT_KERNEL: &[&str] = &["layer_norm", "selective_scan", "ssd", "wkv6", "wkv7", "token_shift"];
 
 fn passes(options: &WgpuOptions, filter: &Filter) -> Result<(), Box<dyn std::error::Error>> {
     let found = adapters();

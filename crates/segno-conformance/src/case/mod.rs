@@ -13,6 +13,7 @@ mod delta_rule;
 mod embed;
 mod expert_linear;
 mod l2_norm;
+mod layer_norm;
 mod linear;
 mod mul;
 mod rms_norm;
@@ -58,6 +59,7 @@ table! {
     route,
     expert_linear,
     rms_norm,
+    layer_norm,
     l2_norm,
     rope,
     attention,

@@ -7,6 +7,7 @@ mod delta_rule;
 mod embed;
 mod expert_linear;
 mod l2_norm;
+mod layer_norm;
 mod linear;
 mod mul;
 mod rms_norm;
@@ -111,6 +112,7 @@ pub(crate) fn prepare(setup: &mut Setup<'_>, node: &Node) -> Result<Box<dyn Run>
         Op::Route(op) => Box::new(route::prepare(setup, op)?),
         Op::ExpertLinear(op) => Box::new(expert_linear::prepare(setup, op, node)?),
         Op::RmsNorm(op) => Box::new(rms_norm::prepare(setup, op)?),
+        Op::LayerNorm(op) => Box::new(layer_norm::prepare(setup, op)?),
         Op::L2Norm(op) => Box::new(l2_norm::L2Norm { group: op.group, eps: op.eps }),
         Op::Rope(op) => Box::new(rope::prepare(setup, op)?),
         Op::Attention(op) => Box::new(attention::prepare(setup, op, node)?),
@@ -142,6 +144,7 @@ pub(crate) fn is_known(op: &Op) -> bool {
             | Op::Route(_)
             | Op::ExpertLinear(_)
             | Op::RmsNorm(_)
+            | Op::LayerNorm(_)
             | Op::L2Norm(_)
             | Op::Rope(_)
             | Op::Attention(_)

@@ -19,19 +19,31 @@ pub(crate) fn tree(v: [f32; 8]) -> f32 {
     ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]))
 }
 
+/// `sum x`.
+#[inline(always)]
+pub(super) fn sum<const FMA: bool>(x: &[f32]) -> f32 {
+    in_lanes(x, |acc, x| acc + x)
+}
+
 /// `sum x^2`.
 #[inline(always)]
 pub(super) fn sum_squares<const FMA: bool>(x: &[f32]) -> f32 {
+    in_lanes(x, |acc, x| fma::<FMA>(x, x, acc))
+}
+
+/// Adds up by `add`, lane by lane.
+#[inline(always)]
+fn in_lanes(x: &[f32], add: impl Fn(f32, f32) -> f32) -> f32 {
     let mut acc = [0f32; LANES];
     let body = x.chunks_exact(LANES);
     let rest = body.remainder();
     for x in body {
         for (acc, x) in acc.iter_mut().zip(x) {
-            *acc = fma::<FMA>(*x, *x, *acc);
+            *acc = add(*acc, *x);
         }
     }
     for (acc, x) in acc.iter_mut().zip(rest) {
-        *acc = fma::<FMA>(*x, *x, *acc);
+        *acc = add(*acc, *x);
     }
     let mut eight = [0f32; 8];
     for (i, eight) in eight.iter_mut().enumerate() {

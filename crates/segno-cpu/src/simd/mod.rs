@@ -77,6 +77,8 @@ macro_rules! kernels {
 
 kernels! {
     lanes {
+        /// `sum x`.
+        sum(x: &[f32]) -> f32;
         /// `sum x^2`.
         sum_squares(x: &[f32]) -> f32;
         /// `y = f(x)`, or `y = f(gate) * x` with two inputs.

@@ -148,6 +148,7 @@ ops! {
     route: Route, "choice of experts and their weights from the router's logits";
     expert_linear: ExpertLinear, "matrix products with the chosen experts' weights";
     rms_norm: RmsNorm, "division by the root mean square over groups of features";
+    layer_norm: LayerNorm, "mean and variance made 0 and 1 over groups of features";
     l2_norm: L2Norm, "division by the Euclidean norm over groups of features";
     rope: Rope, "rotary position embedding";
     attention: Attention, "softmax attention over keys and values in pages";
