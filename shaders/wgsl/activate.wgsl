@@ -22,6 +22,9 @@ fn f(x: f32) -> f32 {
 #if TANH
     return tanh(clamp(x, -20.0, 20.0));
 #endif
+#if EXP
+    return exp(x);
+#endif
 #if CLAMPED_SWIGLU
     let g = min(x, p.limit);
     return g * sigmoid(p.alpha * g);

@@ -109,6 +109,7 @@ fn elementwise_ops() {
             Activation::Relu2,
             Activation::Sigmoid,
             Activation::Tanh,
+            Activation::Exp,
             Activation::ClampedSwiglu { limit: 2.0, alpha: 1.702 },
         ];
         let mut ends = vec![

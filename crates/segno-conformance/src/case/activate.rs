@@ -6,6 +6,7 @@
 //! - GELU: the inner polynomial is good to 6 roundings, and the tangent's slope is `1 - tanh^2`; the
 //!   result is off by `|x|/2 (tanh_abs + (1 - tanh^2) 6 U |inner| + 2 U)`: absolute, since
 //!   `1 + tanh` cancels for negative x.
+//! - Exponential: `exp_rel`; inputs are small, so that it does not overflow.
 //! - ReLU squared: one product.
 //! - Clamped SwiGLU: alpha's product moves the sigmoid by `alpha |g| (1 - sigmoid) U`; then
 //!   `sigmoid_rel`, two products and `u + 1`.
@@ -15,7 +16,7 @@ use segno_ir::op::Activate;
 use segno_ir::op::activate::Activation;
 
 use super::{Batch, Cases, Setup, each_elementwise, elementwise};
-use crate::bound::{TINY, U, sigmoid, sigmoid_rel, tanh_abs};
+use crate::bound::{TINY, U, exp_rel, sigmoid, sigmoid_rel, tanh_abs};
 use crate::random::Values;
 
 /// Bound of `f(x)`, absolute.
@@ -24,6 +25,7 @@ fn function_error(f: Activation, x: f64) -> f64 {
         Activation::Silu => (x * sigmoid(x)).abs() * (sigmoid_rel(x) + U) + TINY * (1.0 + x.abs()),
         Activation::Sigmoid => sigmoid(x) * sigmoid_rel(x) + TINY,
         Activation::Tanh => tanh_abs(x),
+        Activation::Exp => x.exp() * exp_rel(x) + TINY,
         Activation::Relu2 => x.max(0.0).powi(2) * U + TINY,
         Activation::Gelu => {
             let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
@@ -79,6 +81,18 @@ pub(super) fn cases(out: &mut Cases) {
     ] {
         add(out, name, function, false);
         add(out, name, function, true);
+    }
+    for (n, gate, values, batch) in [
+        (33, false, Values::Normal, "p3+d1@5"),
+        (257, true, Values::Normal, "p33?odd+d1@7+d1"),
+        (64, true, Values::Scaled(1e-6), "d1+p2"),
+    ] {
+        let (function, inputs) = (Activation::Exp, if gate { 2 } else { 1 });
+        out.add("F32", format!("exp,inputs={inputs},n={n},x={values},batch={batch}"), move |rng| {
+            let setup = Setup::new(rng, &[n, n][..inputs], &Batch::parse(batch)).values(values);
+            let rule = move |at: &[f64], _: usize| error(function, at);
+            setup.finish(move |_, _| Ok(Activate { function }.into()), move |trial, _| elementwise(trial, rule))
+        });
     }
     add(out, "clamped_swiglu", Activation::ClampedSwiglu { limit: 7.0, alpha: 1.702 }, true);
 }

@@ -71,6 +71,7 @@ pub(super) fn activate<const FMA: bool>(function: Activation, gate: &[f32], up: 
         Activation::Relu2 => go!(|x: f32| if x < 0.0 { 0.0 } else { x * x }),
         Activation::Sigmoid => go!(sigmoid::<FMA>),
         Activation::Tanh => go!(tanh::<FMA>),
+        Activation::Exp => go!(exp::<FMA>),
         Activation::ClampedSwiglu { limit, alpha } => {
             for (y, (g, u)) in y.iter_mut().zip(gate.iter().zip(up.unwrap_or(&[]))) {
                 let g = if *g > limit { limit } else { *g };

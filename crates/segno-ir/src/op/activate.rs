@@ -15,6 +15,8 @@ pub enum Activation {
     Sigmoid,
     /// `tanh(x)`.
     Tanh,
+    /// `e^x`.
+    Exp,
     /// Of a gate only: `g = min(gate, limit)`, `u = clamp(x, -limit, limit)`, `g sigmoid(alpha g) (u + 1)` (gpt-oss).
     ClampedSwiglu {
         /// Limit of the gate from above, of the other input on both sides.
@@ -40,6 +42,7 @@ impl Activation {
             Activation::Relu2 => x.max(0.0).powi(2),
             Activation::Sigmoid => sigmoid(x),
             Activation::Tanh => x.tanh(),
+            Activation::Exp => x.exp(),
             Activation::ClampedSwiglu { limit, alpha } => {
                 let (limit, alpha) = (limit as f64, alpha as f64);
                 let g = x.min(limit);

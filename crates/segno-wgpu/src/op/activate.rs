@@ -20,6 +20,7 @@ pub(super) fn compile(c: &mut Compile<'_>, op: &Activate) -> Result<(), DeviceEr
         Activation::Relu2 => ("RELU2", 0.0, 0.0),
         Activation::Sigmoid => ("SIGMOID", 0.0, 0.0),
         Activation::Tanh => ("TANH", 0.0, 0.0),
+        Activation::Exp => ("EXP", 0.0, 0.0),
         Activation::ClampedSwiglu { limit, alpha } => ("CLAMPED_SWIGLU", limit, alpha),
     };
     variant.flags.push(flag);

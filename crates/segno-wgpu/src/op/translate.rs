@@ -35,6 +35,7 @@ fn variants() -> Vec<Variant> {
         ("activate", &["RELU2", "GATED"], activate::params()),
         ("activate", &["SIGMOID", "GATED"], activate::params()),
         ("activate", &["TANH", "GATED"], activate::params()),
+        ("activate", &["EXP", "GATED"], activate::params()),
         ("activate", &["CLAMPED_SWIGLU", "GATED"], activate::params()),
         ("add", &[], Binary::wgsl()),
         ("attention", &["K_F16", "V_F16", "SINKS", "SOFT_CAP"], attention::params(false)),
