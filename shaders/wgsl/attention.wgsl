@@ -3,10 +3,34 @@
 // 64, with a running maximum; each dot product and each value channel is one thread's, in one order.
 #import step
 #if APPEND
-@group(0) @binding(1) var<storage, read_write> k_pages: array<u32>;
-@group(0) @binding(2) var<storage, read_write> v_pages: array<u32>;
+#import store_blocks
 
-// Number i of a row goes to place `at` of its page; halves are stored in pairs by the thread of the first.
+// Blocks are not whole words: two threads may write halves of one.
+#if K_BLOCKS
+@group(0) @binding(1) var<storage, read_write> k_pages: array<atomic<u32>>;
+
+fn put_k(half: u32, bits: u32) {
+    let shift = half % 2u * 16u;
+    atomicAnd(&k_pages[half / 2u], ~(0xffffu << shift));
+    atomicOr(&k_pages[half / 2u], bits << shift);
+}
+#else
+@group(0) @binding(1) var<storage, read_write> k_pages: array<u32>;
+#endif
+#if V_BLOCKS
+@group(0) @binding(2) var<storage, read_write> v_pages: array<atomic<u32>>;
+
+fn put_v(half: u32, bits: u32) {
+    let shift = half % 2u * 16u;
+    atomicAnd(&v_pages[half / 2u], ~(0xffffu << shift));
+    atomicOr(&v_pages[half / 2u], bits << shift);
+}
+#else
+@group(0) @binding(2) var<storage, read_write> v_pages: array<u32>;
+#endif
+
+// Number i of a row goes to its place of the page; halves are stored in pairs by the thread of the first, blocks of 32
+// by one thread.
 @compute @workgroup_size(WG)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let r = id.y;
@@ -20,7 +44,19 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
         k_pages[token * (K_ROW / 2u) + i] = pack2x16float(vec2<f32>(act[x], act[x + 1u]));
     }
 #else
+#if K_BLOCKS
+    if i < K_ROW / 32u {
+        let at = (token * (K_ROW / 32u) + i) * K_HALVES;
+#if K_Q8_0
+        var block = store_q8_0(p.k + r * p.k_stride + 32u * i);
+#else
+        var block = store_q4_0(p.k + r * p.k_stride + 32u * i);
+#endif
+        for (var h = 0u; h < K_HALVES; h++) { put_k(at + h, block[h]); }
+    }
+#else
     if i < K_ROW { k_pages[token * K_ROW + i] = bitcast<u32>(act[p.k + r * p.k_stride + i]); }
+#endif
 #endif
 #if V_F16
     if i < V_ROW / 2u {
@@ -28,7 +64,19 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
         v_pages[token * (V_ROW / 2u) + i] = pack2x16float(vec2<f32>(act[x], act[x + 1u]));
     }
 #else
+#if V_BLOCKS
+    if i < V_ROW / 32u {
+        let at = (token * (V_ROW / 32u) + i) * V_HALVES;
+#if V_Q8_0
+        var block = store_q8_0(p.v + r * p.v_stride + 32u * i);
+#else
+        var block = store_q4_0(p.v + r * p.v_stride + 32u * i);
+#endif
+        for (var h = 0u; h < V_HALVES; h++) { put_v(at + h, block[h]); }
+    }
+#else
     if i < V_ROW { v_pages[token * V_ROW + i] = bitcast<u32>(act[p.v + r * p.v_stride + i]); }
+#endif
 #endif
 }
 #else
@@ -38,19 +86,63 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
 @group(0) @binding(3) var<storage, read> sinks: array<f32>;
 #endif
 
+#if K_BLOCKS
+fn key_scale(block: u32) -> f32 {
+    let half = block * K_HALVES;
+    return unpack2x16float(k_pages[half / 2u])[half % 2u];
+}
+
+// Number i of a block, without its scale.
+fn key_code(block: u32, i: u32) -> f32 {
+#if K_Q8_0
+    let byte = block * 34u + 2u + i;
+    return f32(bitcast<i32>(k_pages[byte / 4u] << (24u - byte % 4u * 8u)) >> 24u);
+#else
+    let byte = block * 18u + 2u + i % 16u;
+    return f32(k_pages[byte / 4u] >> (byte % 4u * 8u + i / 16u * 4u) & 15u) - 8.0;
+#endif
+}
+#endif
+
 fn key(at: u32) -> f32 {
 #if K_F16
     return unpack2x16float(k_pages[at / 2u])[at % 2u];
 #else
+#if K_BLOCKS
+    return key_scale(at / 32u) * key_code(at / 32u, at % 32u);
+#else
     return bitcast<f32>(k_pages[at]);
 #endif
+#endif
 }
+
+#if V_BLOCKS
+fn value_scale(block: u32) -> f32 {
+    let half = block * V_HALVES;
+    return unpack2x16float(v_pages[half / 2u])[half % 2u];
+}
+
+// Number i of a block, without its scale.
+fn value_code(block: u32, i: u32) -> f32 {
+#if V_Q8_0
+    let byte = block * 34u + 2u + i;
+    return f32(bitcast<i32>(v_pages[byte / 4u] << (24u - byte % 4u * 8u)) >> 24u);
+#else
+    let byte = block * 18u + 2u + i % 16u;
+    return f32(v_pages[byte / 4u] >> (byte % 4u * 8u + i / 16u * 4u) & 15u) - 8.0;
+#endif
+}
+#endif
 
 fn value(at: u32) -> f32 {
 #if V_F16
     return unpack2x16float(v_pages[at / 2u])[at % 2u];
 #else
+#if V_BLOCKS
+    return value_scale(at / 32u) * value_code(at / 32u, at % 32u);
+#else
     return bitcast<f32>(v_pages[at]);
+#endif
 #endif
 }
 

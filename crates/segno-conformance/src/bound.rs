@@ -13,6 +13,8 @@
 //! 3e-14 a number. What repeats in every step of a scan (the rounding of one decay) is no random
 //! error and is added up as it is.
 
+use segno_ir::KvType;
+
 /// Unit roundoff of f32: half the distance from 1 to the next number.
 pub(crate) const U: f64 = 1.0 / 16_777_216.0;
 
@@ -27,6 +29,28 @@ pub(crate) const F16_ULP: f64 = 1.0 / 1024.0;
 
 /// Smallest normal f16; below it the spacing is [`F16_TINY`] times [`F16_ULP`].
 pub(crate) const F16_TINY: f64 = 6.103_515_625e-5;
+
+/// What pages of a type may round away of each of `values`, which are whole blocks.
+///
+/// F16: an ulp, since shading languages leave the direction open. Blocks of integers from `low` (negative) to
+/// `high`: the scale `d = max |x| / -low` is off by the ulp of a half; a number is off by half a step, or,
+/// beyond `high` steps, by what is left: that is all of a step of Q4_0, for what has the other sign than the
+/// largest. Quotients are those of WGSL, 2.5 ulp of at most 128.
+pub(crate) fn page_rounding(values: &[f64], ty: KvType) -> Vec<f64> {
+    let (steps, high) = match ty {
+        KvType::F32 => return vec![0.0; values.len()],
+        KvType::F16 => return values.iter().map(|x| x.abs().max(F16_TINY) * F16_ULP).collect(),
+        KvType::Q8_0 => (127.0, 127.0),
+        KvType::Q4_0 => (8.0, 7.0),
+    };
+    let of_block = |block: &[f64]| {
+        let d = block.iter().fold(0f64, |m, x| m.max(x.abs())) / steps;
+        let off = d.max(F16_TINY) * F16_ULP;
+        let bound = |x: &f64| ((0.5 + 128.0 * 2.5 * ULP) * (d + off)).max(x.abs() - high * (d - off));
+        block.iter().map(bound).collect::<Vec<f64>>()
+    };
+    values.chunks(ty.block_len()).flat_map(of_block).collect()
+}
 
 /// Error of a sum of `n` products, relative to the sum of their magnitudes.
 pub(crate) fn sum(n: usize) -> f64 {

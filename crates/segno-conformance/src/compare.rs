@@ -1,12 +1,12 @@
 //! The two comparisons with the f64 reference, and what a step may not have touched.
 
 use segno_ir::reference::{RefState, Reference, ReferenceError, decode_tensor};
-use segno_ir::{Device, Input, KvType, PAGE_TOKENS, StateId, WeightSource};
+use segno_ir::{Device, Input, PAGE_TOKENS, StateId, WeightSource};
 
-use crate::bound::{F16_TINY, F16_ULP};
+use crate::bound::page_rounding;
 use crate::case::{Before, Case, Comparison, Sequence, Trial};
 use crate::report::{Check, Sink};
-use crate::rig::{Outcome, POISON, Rig, decode, members};
+use crate::rig::{Outcome, POISON, Rig, members};
 
 /// The largest error of a comparison, in units of its bound.
 #[derive(Default)]
@@ -107,7 +107,7 @@ fn rounded_inputs(device: &dyn Device, case: &Case, rig: &Rig<'_>, outcome: &Out
             let page = &outcome.pages[index][position / PAGE_TOKENS as usize - rig.first_page(index)];
             let token = position % PAGE_TOKENS as usize;
             for ((offset, size), part, ty) in [(member.k, k, layout.k_type), (member.v, v, layout.v_type)] {
-                let stored = decode(&page[offset + token * size..][..size], ty);
+                let stored = ty.decode(&page[offset + token * size..][..size]);
                 values[part.clone()].copy_from_slice(&stored);
             }
         }
@@ -276,9 +276,13 @@ pub(crate) fn stray_write(case: &Case, rig: &Rig<'_>, outcome: &Outcome, finishe
                             continue;
                         };
                         let at = offset + token * size..offset + (token + 1) * size;
-                        let stored = decode(&page[at.clone()], ty);
-                        let wrong =
-                            stored.iter().zip(&values[part.clone()]).find(|(s, x)| !may_be_stored(**s, **x, ty));
+                        let stored = ty.decode(&page[at.clone()]);
+                        let given: Vec<f64> = values[part.clone()].iter().map(|&x| f64::from(x)).collect();
+                        let bounds = page_rounding(&given, ty);
+                        // NaN is within nothing.
+                        let within = |s: f32, x: f64, bound: f64| (f64::from(s) - x).abs() <= bound;
+                        let mut numbers = stored.iter().zip(given.iter().zip(bounds));
+                        let wrong = numbers.find(|(s, (x, bound))| !within(**s, **x, *bound));
                         expect(!finished || wrong.is_none(), &|| {
                             format!("sequence {i}, position {position}: stored, given {wrong:?}")
                         });
@@ -293,14 +297,4 @@ pub(crate) fn stray_write(case: &Case, rig: &Rig<'_>, outcome: &Outcome, finishe
         }
     }
     wrong
-}
-
-/// Whether a page may hold `stored` for `x`: the number itself, or one of its f16 neighbours, since
-/// shading languages leave the direction open.
-fn may_be_stored(stored: f32, x: f32, ty: KvType) -> bool {
-    let (stored, x) = (stored as f64, x as f64);
-    match ty {
-        KvType::F32 => stored == x,
-        KvType::F16 => (stored - x).abs() <= x.abs().max(F16_TINY) * F16_ULP,
-    }
 }

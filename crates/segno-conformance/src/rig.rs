@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use segno_ir::op::attention::KvDims;
 use segno_ir::{
-    Cancel, Device, DeviceError, Graph, KvType, Output, PAGE_TOKENS, PageId, PageTable, Pool, PoolPlan, Program,
-    ProgramLimits, Rows, SlotId, Span, SpanKind, StateId, StateLayout, Step, Support,
+    Cancel, Device, DeviceError, Graph, Output, PAGE_TOKENS, PageId, PageTable, Pool, PoolPlan, Program, ProgramLimits,
+    Rows, SlotId, Span, SpanKind, StateId, StateLayout, Step, Support,
 };
 
 use crate::case::{Before, Case, Sequence};
@@ -96,22 +96,6 @@ pub(crate) fn members(graph: &Graph, layout: &StateLayout, group: usize) -> Vec<
         Some(Member { state, k, v })
     };
     layout.groups.get(group).map_or_else(Vec::new, |g| g.members.iter().filter_map(place).collect())
-}
-
-/// Numbers as a page holds them.
-pub(crate) fn encode(values: &[f32], ty: KvType) -> Vec<u8> {
-    match ty {
-        KvType::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        KvType::F16 => values.iter().flat_map(|&v| half::f16::from_f32(v).to_le_bytes()).collect(),
-    }
-}
-
-/// Numbers that a page holds.
-pub(crate) fn decode(bytes: &[u8], ty: KvType) -> Vec<f32> {
-    match ty {
-        KvType::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-        KvType::F16 => bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
-    }
 }
 
 /// Slots and pages of a sequence.
@@ -238,7 +222,7 @@ impl<'a> Rig<'a> {
                 for token in 0..PAGE {
                     let position = (self.places[sequence].first_page + page) * PAGE + token;
                     if position < start {
-                        let row = encode(&values[position * n..][..n], ty);
+                        let row = ty.encode(&values[position * n..][..n]);
                         bytes[offset + token * size..][..size].copy_from_slice(&row);
                     }
                 }

@@ -130,6 +130,7 @@ impl CpuPool {
         if plan.pages.len() != plan.layout.groups.len() || plan.slots == 0 {
             return Err(DeviceError::Invalid("a plan needs slot 0, and a number of pages for each group".into()));
         }
+        plan.layout.check().map_err(DeviceError::Invalid)?;
         let slots = Entries::new(plan.slots as usize, plan.layout.slot_floats, "recurrent states")?;
         let groups = plan.pages.iter().zip(&plan.layout.groups);
         let groups = groups

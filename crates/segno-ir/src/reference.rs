@@ -5,7 +5,7 @@ use segno_quant::QuantError;
 use crate::device::Input;
 use crate::graph::{Domain, Graph, Output, ValueId};
 use crate::op::attention::KvDims;
-use crate::state::{StateDecl, StateId};
+use crate::state::{KvType, StateDecl, StateId};
 use crate::weight::{Tensor, WeightId, WeightSource};
 
 /// The state of one layer of one sequence, in f64.
@@ -72,6 +72,7 @@ pub struct Reference<'g> {
     graph: &'g Graph,
     weights: Vec<Vec<f64>>,
     states: Vec<RefState>,
+    kv: (KvType, KvType),
     position: u32,
 }
 
@@ -84,7 +85,13 @@ impl<'g> Reference<'g> {
         };
         let weights = graph.weights.iter().map(|w| decode(&w.name)).collect::<Result<_, _>>()?;
         let states = graph.states.iter().map(RefState::empty).collect();
-        Ok(Reference { graph, weights, states, position: 0 })
+        Ok(Reference { graph, weights, states, kv: (KvType::F32, KvType::F32), position: 0 })
+    }
+
+    /// Rounds keys and values as pages of these types do; F32, the default, leaves them as they are.
+    /// The types have to suit the states: see [`StateLayout::check`](crate::StateLayout::check).
+    pub fn set_kv_types(&mut self, k: KvType, v: KvType) {
+        self.kv = (k, v);
     }
 
     /// Replaces a weight's values, `[out, in]` flat: for cases that round or poison them.
@@ -129,6 +136,7 @@ impl<'g> Reference<'g> {
                 graph: self.graph,
                 weights: &self.weights,
                 states: &mut self.states,
+                kv: self.kv,
                 values: &values,
                 inputs: &node.inputs,
                 step_inputs: inputs,
@@ -156,6 +164,7 @@ pub struct OpContext<'a> {
     graph: &'a Graph,
     weights: &'a [Vec<f64>],
     states: &'a mut Vec<RefState>,
+    kv: (KvType, KvType),
     values: &'a [Vec<f64>],
     inputs: &'a [ValueId],
     step_inputs: &'a [Input],
@@ -244,8 +253,14 @@ impl<'a> OpContext<'a> {
     pub fn append_kv(&mut self, id: StateId, i_k: usize, i_v: usize) {
         let (new_k, new_v) = (self.input(i_k), self.input(i_v));
         if let RefState::KeyValue { k, v } = &mut self.states[id.0 as usize] {
-            k.extend_from_slice(new_k);
-            v.extend_from_slice(new_v);
+            for (all, new, ty) in [(k, new_k, self.kv.0), (v, new_v, self.kv.1)] {
+                if ty == KvType::F32 {
+                    all.extend_from_slice(new);
+                } else {
+                    let new: Vec<f32> = new.iter().map(|&x| x as f32).collect();
+                    all.extend(ty.decode(&ty.encode(&new)).into_iter().map(f64::from));
+                }
+            }
         }
     }
 

@@ -4,6 +4,8 @@
 //! snapshot. Keys and values grow with the tokens and live in **pages** of [`PAGE_TOKENS`] tokens;
 //! states of equal window form a group with one page table per sequence.
 
+use segno_quant::{TensorType, decode_row, store_row};
+
 use crate::graph::Graph;
 
 /// Tokens in a page. Prefill spans end at multiples of it (design, exactness rule 2).
@@ -63,15 +65,58 @@ pub enum KvType {
     F32,
     /// 2 bytes a number.
     F16,
+    /// Blocks of 32 numbers in 34 bytes, as [`segno_quant::store_row`] writes them.
+    Q8_0,
+    /// Blocks of 32 numbers in 18 bytes, as [`segno_quant::store_row`] writes them.
+    Q4_0,
 }
 
 impl KvType {
-    /// Bytes of `n` numbers.
-    pub fn bytes(self, n: usize) -> usize {
+    /// Every type, the most precise first.
+    pub const ALL: [KvType; 4] = [KvType::F32, KvType::F16, KvType::Q8_0, KvType::Q4_0];
+
+    /// As flags name it.
+    pub fn name(self) -> &'static str {
         match self {
-            KvType::F32 => n * 4,
-            KvType::F16 => n * 2,
+            KvType::F32 => "f32",
+            KvType::F16 => "f16",
+            KvType::Q8_0 => "q8_0",
+            KvType::Q4_0 => "q4_0",
         }
+    }
+
+    /// The format of the stored bytes.
+    pub fn tensor_type(self) -> TensorType {
+        match self {
+            KvType::F32 => TensorType::F32,
+            KvType::F16 => TensorType::F16,
+            KvType::Q8_0 => TensorType::Q8_0,
+            KvType::Q4_0 => TensorType::Q4_0,
+        }
+    }
+
+    /// Numbers that are stored together; a head's are a multiple of it.
+    pub fn block_len(self) -> usize {
+        self.tensor_type().block_len()
+    }
+
+    /// Bytes of `n` numbers, in whole blocks.
+    pub fn bytes(self, n: usize) -> usize {
+        n.div_ceil(self.block_len()) * self.tensor_type().block_bytes()
+    }
+
+    /// What a page stores for `values`, which are whole blocks. Allocates; backends write in place, the same bytes.
+    pub fn encode(self, values: &[f32]) -> Vec<u8> {
+        let mut bytes = vec![0; self.bytes(values.len())];
+        store_row(self.tensor_type(), values, &mut bytes).expect("whole blocks of a type that is stored");
+        bytes
+    }
+
+    /// The numbers in whole blocks of a page.
+    pub fn decode(self, bytes: &[u8]) -> Vec<f32> {
+        let mut values = vec![0.0; bytes.len() / self.tensor_type().block_bytes() * self.block_len()];
+        decode_row(self.tensor_type(), bytes, &mut values).expect("whole blocks");
+        values
     }
 }
 
@@ -145,6 +190,27 @@ impl StateLayout {
             }
         }
         layout
+    }
+
+    /// Refuses types that cannot store a state's heads.
+    ///
+    /// # Errors
+    /// The state, its size, the type, and the flag that chooses another.
+    pub fn check(&self) -> Result<(), String> {
+        for decl in &self.states {
+            let StateDecl::KeyValue { name, d_k, d_v, .. } = decl else { continue };
+            for (what, d, ty, flag) in [("keys", d_k, self.k_type, "k"), ("values", d_v, self.v_type, "v")] {
+                if !(*d as usize).is_multiple_of(ty.block_len()) {
+                    return Err(format!(
+                        "{name}: {what} of {d} numbers a head cannot be stored as {}, which has blocks of {}; use \
+                         --cache-type-{flag} f16 or f32",
+                        ty.name(),
+                        ty.block_len()
+                    ));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Bytes of a slot.

@@ -11,6 +11,12 @@ pub(crate) fn nearest(x: f32, d: f32, low: i32, high: i32) -> i32 {
     (q as i32).clamp(low, high)
 }
 
+/// The value of largest magnitude, the first of equal ones. NaN counts as larger than all others.
+pub(crate) fn largest(values: &[f32]) -> f32 {
+    let size = |x: f32| x.abs().to_bits();
+    values.iter().fold(0.0, |largest, &x| if size(x) > size(largest) { x } else { largest })
+}
+
 /// Squared error of `values` as `d * q`.
 pub(crate) fn symmetric_error(values: &[f32], d: f32, low: i32, high: i32) -> f64 {
     let error = |&x: &f32| f64::from(x - d * nearest(x, d, low, high) as f32).powi(2);
@@ -43,7 +49,7 @@ impl Stored for crate::F16Le {
 
 /// The scale for `d * q`, q from `low` (below zero) to `high`; it may be negative.
 pub(crate) fn symmetric<S: Stored>(values: &[f32], low: i32, high: i32, store: impl Fn(f32) -> S) -> S {
-    let largest = values.iter().fold(0f32, |largest: f32, &x| if x.abs() > largest.abs() { x } else { largest });
+    let largest = largest(values);
     let mut best = (f64::INFINITY, store(0.0));
     let mut try_scale = |d: f32| {
         let stored = store(d);

@@ -34,5 +34,5 @@ mod tensor_type;
 
 pub use error::QuantError;
 pub use f16le::F16Le;
-pub use row::{decode_row, encode_row};
+pub use row::{decode_row, encode_row, store_row};
 pub use tensor_type::TensorType;

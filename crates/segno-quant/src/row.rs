@@ -99,6 +99,24 @@ pub fn encode_row(ty: TensorType, values: &[f32], out: &mut [u8]) -> Result<(), 
     Ok(())
 }
 
+/// Encodes a row while a model runs, as F32, F16, Q8_0 or Q4_0: without a search and without a look at the values.
+///
+/// Q8_0 is as by [`encode_row`]; the scale of Q4_0 is the value of largest magnitude divided by -8. A block
+/// with a value that is not a number decodes to none.
+///
+/// # Errors
+/// If the elements are not whole blocks, `out` has another length than they take, or the type is another one.
+pub fn store_row(ty: TensorType, values: &[f32], out: &mut [u8]) -> Result<(), QuantError> {
+    check(ty, values.len(), out.len())?;
+    match ty {
+        TensorType::F32 | TensorType::F16 => encode_row(ty, values, out)?,
+        TensorType::Q8_0 => each_block(values, out, block::BlockQ8_0::encode),
+        TensorType::Q4_0 => each_block(values, out, block::BlockQ4_0::encode_plain),
+        _ => return Err(QuantError::NotEncodable { ty }),
+    }
+    Ok(())
+}
+
 impl TensorType {
     /// Whether [`encode_row`] writes this type.
     pub fn can_encode(self) -> bool {
@@ -143,10 +161,14 @@ fn to_blocks<B: Encode<N> + Pod, const N: usize>(values: &[f32], out: &mut [u8])
     if let Some(index) = values.iter().position(|x| !x.is_finite()) {
         return Err(QuantError::NotFinite { ty: B::TYPE, index });
     }
+    each_block(values, out, B::encode);
+    Ok(())
+}
+
+fn each_block<B: Pod, const N: usize>(values: &[f32], out: &mut [u8], encode: impl Fn(&[f32; N]) -> B) {
     let blocks: &mut [B] = bytemuck::cast_slice_mut(out);
     let (rows, _) = values.as_chunks::<N>();
     for (values, block) in rows.iter().zip(blocks) {
-        *block = B::encode(values);
+        *block = encode(values);
     }
-    Ok(())
 }

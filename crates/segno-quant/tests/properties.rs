@@ -1,7 +1,7 @@
 //! What holds for every row, made up or hostile.
 
 use proptest::prelude::*;
-use segno_quant::{QuantError, TensorType, decode_row, encode_row};
+use segno_quant::{QuantError, TensorType, decode_row, encode_row, store_row};
 
 fn any_type() -> impl Strategy<Value = TensorType> {
     prop::sample::select(TensorType::KNOWN.to_vec())
@@ -64,8 +64,44 @@ fn bound(ty: TensorType, low: f32, high: f32) -> f32 {
     }
 }
 
+#[test]
+fn stored_blocks_keep_nan_and_take_any_value() {
+    for ty in [TensorType::Q8_0, TensorType::Q4_0] {
+        for special in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut values = [1.0; 64];
+            values[40] = special;
+            let mut bytes = vec![0; ty.row_bytes(64).expect("whole blocks")];
+            store_row(ty, &values, &mut bytes).expect("stores");
+            let back = decode(ty, &bytes, 64);
+            assert!(back[..32].iter().all(|x| (x - 1.0).abs() < 1e-3), "{back:?}");
+            assert_eq!(back[32..].iter().all(|x| x.is_nan()), special.is_nan(), "{back:?}");
+        }
+    }
+    assert!(store_row(TensorType::Q4_K, &[0.0; 256], &mut [0; 144]).is_err());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn rows_are_stored_by_the_plain_formula(values in prop::collection::vec(finite(), 64)) {
+        for ty in [TensorType::Q8_0, TensorType::Q4_0] {
+            let mut bytes = vec![0xaa; ty.row_bytes(64).expect("whole blocks")];
+            store_row(ty, &values, &mut bytes).expect("stores");
+            let back = decode(ty, &bytes, 64);
+            prop_assert!(ty != TensorType::Q8_0 || bytes == encode(ty, &values));
+            for (row, back) in values.chunks(32).zip(back.chunks(32)) {
+                let largest = row.iter().fold(0f32, |m, x| m.max(x.abs()));
+                if largest < 1e5 {
+                    let codes = if ty == TensorType::Q8_0 { 127.0 } else { 8.0 };
+                    // A step on the side that has a code less, and a half's rounding of each step.
+                    let step = largest / codes;
+                    let bound = step + codes * (step / 2048.0 + 6e-8);
+                    prop_assert!(row.iter().zip(back).all(|(x, y)| (x - y).abs() <= bound), "{row:?} {back:?}");
+                }
+            }
+        }
+    }
 
     #[test]
     fn a_row_is_its_blocks_at_any_address(

@@ -232,6 +232,7 @@ impl Executor {
         }
         let in_flight = device.describe().steps_in_flight as u32;
         let layout = StateLayout::new(graph, options.k_type, options.v_type);
+        layout.check().map_err(ExecutorError::Options)?;
         let per_sequence =
             |group: &segno_ir::KvGroup| group.pages_per_sequence(options.n_ctx, options.max_rows + in_flight);
         let mut plan = PoolPlan {
@@ -256,7 +257,12 @@ impl Executor {
         ledger.approve(Tier::Device, "activations", needs.activation_bytes, "lower the batch size")?;
         let slot_bytes = u64::from(plan.slots) * plan.layout.slot_bytes() as u64;
         ledger.approve(Tier::Device, "recurrent states", slot_bytes, "use fewer parallel sequences")?;
-        ledger.approve(Tier::Device, "keys and values", plan.bytes() - slot_bytes, "lower -c")?;
+        ledger.approve(
+            Tier::Device,
+            "keys and values",
+            plan.bytes() - slot_bytes,
+            "lower -c, or set -ctk and -ctv q8_0",
+        )?;
         let left = memory.map(|memory| memory - ledger.total(Tier::Device));
         let room = CheckpointRoom::plan(&plan.layout, &options, left);
         ledger.approve(Tier::Device, "checkpoints", room.bytes(&plan.layout), "lower --checkpoint-budget")?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use segno_cpu::{CpuDevice, CpuOptions};
 use segno_gguf::Gguf;
 use segno_ir::sample::{SampleParams, SampleRow};
-use segno_ir::{Cancel, Device, DeviceError, Input, Output, SpanKind};
+use segno_ir::{Cancel, Device, DeviceError, Input, KvType, Output, SpanKind};
 use segno_models::Model;
 use segno_runtime::adversary::Adversary;
 use segno_runtime::{Executor, ExecutorError, ExecutorOptions, SequenceId, Work};
@@ -44,6 +44,11 @@ fn adversary() -> Arc<dyn Device> {
 
 fn executor(model: &Model, device: Arc<dyn Device>, n_sequences: u32) -> Executor {
     let options = ExecutorOptions { n_ctx: 640, n_sequences, max_rows: 640, max_outputs: 640, ..Default::default() };
+    Executor::load(device, &model.graph, model.source.clone(), options).expect("loads")
+}
+
+fn with_pages(model: &Model, device: Arc<dyn Device>, k_type: KvType, v_type: KvType) -> Executor {
+    let options = ExecutorOptions { n_ctx: 640, max_rows: 640, max_outputs: 640, k_type, v_type, ..Default::default() };
     Executor::load(device, &model.graph, model.source.clone(), options).expect("loads")
 }
 
@@ -96,6 +101,75 @@ fn every_cut_gives_the_same_bits() {
             run(&mut executor(&model, adversary(), 1), &tokens, 64, Prefill) == whole,
             "{file}: adversarial differs"
         );
+    }
+}
+
+#[test]
+fn every_type_of_pages_is_exact() {
+    use SpanKind::{Decode, Prefill};
+    let places = [1, 31, 64, 100, 128, 199];
+    let pairs = [
+        (KvType::F16, KvType::F16),
+        (KvType::Q8_0, KvType::Q8_0),
+        (KvType::Q4_0, KvType::Q4_0),
+        (KvType::Q8_0, KvType::Q4_0),
+    ];
+    for file in ["qwen35/model-f16.gguf", "lfm2/model-q4_k_m.gguf"] {
+        let model = model(file);
+        let (tokens, n_vocab) = (tokens(200, 9), model.graph.n_vocab());
+        for (k, v) in pairs {
+            let what = format!("{file}, {}/{}", k.name(), v.name());
+            let whole = run(&mut with_pages(&model, cpu(1), k, v), &tokens, 200, Prefill);
+            let mut one = with_pages(&model, cpu(1), k, v);
+            for (piece, kind) in [(1, Decode), (7, Prefill), (64, Prefill)] {
+                assert!(run(&mut one, &tokens, piece, kind) == whole, "{what}: pieces of {piece}");
+            }
+            assert!(run(&mut with_pages(&model, cpu(2), k, v), &tokens, 200, Prefill) == whole, "{what}: two threads");
+            let mut executor = with_pages(&model, adversary(), k, v);
+            let free = executor.free();
+            let sequence = executor.create().expect("a sequence");
+            let cold = Work { snapshots: places.to_vec(), ..work(sequence, Prefill, &tokens) };
+            let issued = executor.issue(vec![cold], &Cancel::new()).expect("issues");
+            let frozen = executor.confirm(issued);
+            executor.remove(sequence);
+            assert_eq!(frozen.len(), places.len());
+            for ((_, state), at) in frozen.into_iter().zip(places) {
+                let sequence = executor.restore(&state, at).expect("restores");
+                let replayed = resume(&mut executor, sequence, &tokens[at as usize..], 64, Prefill);
+                assert!(replayed == whole[at as usize * n_vocab..], "{what}: from {at}");
+                executor.remove(sequence);
+                executor.release(state);
+            }
+            assert_eq!(executor.free(), free, "{what}: slots or pages leaked");
+        }
+    }
+}
+
+#[test]
+fn smaller_pages_take_fewer_bytes_and_suit_only_whole_blocks() {
+    let bytes = |k, v| {
+        let executor = with_pages(&model(FILES[0]), cpu(1), k, v);
+        executor.ledger().bytes("keys and values") as f64
+    };
+    let f32 = bytes(KvType::F32, KvType::F32);
+    for (ty, bits) in [(KvType::F16, 16.0), (KvType::Q8_0, 8.5), (KvType::Q4_0, 4.5)] {
+        assert_eq!(bytes(ty, ty), f32 * bits / 32.0, "{}", ty.name());
+        assert_eq!(bytes(KvType::F32, ty), f32 * (1.0 + bits / 32.0) / 2.0, "{}", ty.name());
+    }
+    // Heads of 16 and 24 numbers.
+    for file in ["gemma3/model-f16.gguf", "qwen3/model-f32.gguf"] {
+        let model = model(file);
+        for (k_type, v_type, flag) in
+            [(KvType::Q8_0, KvType::F16, "--cache-type-k f16"), (KvType::F32, KvType::Q4_0, "--cache-type-v f16")]
+        {
+            let options = ExecutorOptions { k_type, v_type, ..Default::default() };
+            match Executor::load(cpu(1), &model.graph, model.source.clone(), options) {
+                Err(ExecutorError::Options(text)) => {
+                    assert!(text.contains(flag) && text.contains("blk.0.kv"), "{file}: {text}");
+                }
+                _ => panic!("{file} was loaded"),
+            }
+        }
     }
 }
 

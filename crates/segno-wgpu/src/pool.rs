@@ -77,6 +77,7 @@ fn make(gpu: &Gpu, plan: &PoolPlan, id: StateId, decl: &StateDecl) -> Result<Sta
 
 impl WgpuPool {
     pub fn new(gpu: &Arc<Gpu>, plan: &PoolPlan) -> Result<Self, DeviceError> {
+        plan.layout.check().map_err(DeviceError::Invalid)?;
         let states = plan.layout.states.iter().enumerate();
         let states = states.map(|(i, decl)| make(gpu, plan, StateId(i as u32), decl)).collect::<Result<_, _>>()?;
         Ok(WgpuPool { gpu: gpu.clone(), plan: plan.clone(), states })
@@ -219,7 +220,8 @@ impl Pool for WgpuPool {
         for kv in self.members(group) {
             let (k, v) = kv.page_bytes();
             for (buffer, page) in [(&kv.k, k / 4), (&kv.v, v / 4)] {
-                let words = page * tokens as u64 / PAGE_TOKENS as u64;
+                // A token's blocks may end within a word.
+                let words = (page * tokens as u64).div_ceil(PAGE_TOKENS as u64);
                 let copies = pairs.iter().map(|&(from, to)| (from.0 as u64 * page, to.0 as u64 * page, words));
                 self.copy(buffer, &copies.collect::<Vec<_>>())?;
             }

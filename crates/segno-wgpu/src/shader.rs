@@ -44,6 +44,7 @@ sources![
     "lib/q8_0",
     "lib/reduce",
     "lib/step",
+    "lib/store_blocks",
 ];
 
 /// A template that cannot be expanded.

@@ -41,8 +41,10 @@ pub struct LoadOptions {
     pub batch: u32,
     /// Sequences at once.
     pub sequences: u32,
-    /// Type of stored keys and values.
-    pub kv_type: KvType,
+    /// Type of stored keys.
+    pub k_type: KvType,
+    /// Type of stored values.
+    pub v_type: KvType,
     /// What is remembered of prompts and replies.
     pub checkpoints: CheckpointOptions,
     /// Bytes that this may hold on the device; `None`: about two contexts' worth.
@@ -57,7 +59,8 @@ impl Default for LoadOptions {
             context: None,
             batch: 512,
             sequences: 1,
-            kv_type: KvType::F32,
+            k_type: KvType::F32,
+            v_type: KvType::F32,
             checkpoints: CheckpointOptions::default(),
             checkpoint_bytes: None,
         }
@@ -151,8 +154,8 @@ impl Model {
             max_rows: batch,
             checkpoint_bytes: options.checkpoint_bytes,
             checkpoint_slots,
-            k_type: options.kv_type,
-            v_type: options.kv_type,
+            k_type: options.k_type,
+            v_type: options.v_type,
             ..ExecutorOptions::default()
         };
         let described = device.describe().clone();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use segno_ir::{Cancel, Input, Output, SpanKind};
+use segno_ir::{Cancel, Input, KvType, Output, SpanKind};
 use segno_runtime::{Executor, ExecutorOptions, Work};
 
 use crate::{Error, Model, open_device};
@@ -20,11 +20,23 @@ pub struct PerplexityOptions {
     pub chunks: Option<usize>,
     /// Rows of a step.
     pub batch: u32,
+    /// Type of stored keys.
+    pub k_type: KvType,
+    /// Type of stored values.
+    pub v_type: KvType,
 }
 
 impl Default for PerplexityOptions {
     fn default() -> Self {
-        PerplexityOptions { device: "auto".into(), threads: None, context: 512, chunks: None, batch: 512 }
+        PerplexityOptions {
+            device: "auto".into(),
+            threads: None,
+            context: 512,
+            chunks: None,
+            batch: 512,
+            k_type: KvType::F32,
+            v_type: KvType::F32,
+        }
     }
 }
 
@@ -90,6 +102,8 @@ impl Model {
             max_rows: batch.max(segno_ir::PAGE_TOKENS),
             max_outputs: batch.min(options.context - options.context / 2),
             checkpoint_bytes: Some(0),
+            k_type: options.k_type,
+            v_type: options.v_type,
             ..ExecutorOptions::default()
         };
         let mut executor = self.executor(open_device(&options.device, options.threads)?, executor_options)?;

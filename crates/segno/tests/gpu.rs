@@ -6,10 +6,10 @@ mod common;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{FIXTURES, executor, issue, max_abs, rms, run, work};
+use common::{FIXTURES, executor, issue, max_abs, rms, run, with_pages, work};
 use segno::{GenerateOptions, LoadOptions, Model, open_device};
 use segno_ir::sample::{SampleParams, SampleRow};
-use segno_ir::{Cancel, Device, Input, Output, PAGE_TOKENS, SlotId, SpanKind};
+use segno_ir::{Cancel, Device, Input, KvType, Output, PAGE_TOKENS, SlotId, SpanKind};
 use segno_runtime::Work;
 
 fn device_name() -> String {
@@ -86,7 +86,7 @@ fn cuts_batches_and_kinds_change_no_bit() {
 
 #[test]
 fn snapshots_in_mid_scan_are_final_states_of_spans_cut_there() {
-    use segno_ir::{KvType, PageId, PageTable, PoolPlan, ProgramLimits, Span, StateLayout, Step};
+    use segno_ir::{PageId, PageTable, PoolPlan, ProgramLimits, Span, StateLayout, Step};
     let model = Model::open(fixture("model-q8_0.gguf")).expect("opens");
     let graph = &model.graph().graph;
     let device = gpu();
@@ -192,6 +192,38 @@ fn restored_and_replayed_is_cold_bit_for_bit() {
             executor.release(state);
         }
         assert_eq!(executor.free(), before, "{}: a slot or page leaked", fixture.name);
+    }
+}
+
+#[test]
+fn every_type_of_pages_is_exact() {
+    let model = Model::open(fixture("model-f16.gguf")).expect("opens");
+    let ids = tokens(150, 7);
+    for (k, v) in [(KvType::Q8_0, KvType::Q8_0), (KvType::Q4_0, KvType::Q4_0), (KvType::F16, KvType::Q8_0)] {
+        let what = format!("{}/{}", k.name(), v.name());
+        let mut executor = with_pages(&model, gpu(), k, v);
+        let sequence = executor.create().expect("a sequence");
+        let places = vec![1, 37, 64, 100, 149];
+        let cold = Work { snapshots: places.clone(), ..work(sequence, SpanKind::Prefill, &ids) };
+        let issued = executor.issue(vec![cold], &Cancel::new()).expect("issues");
+        let logits = executor.read(&issued.rows, Output::Logits, 0, 150).wait(Duration::from_secs(300));
+        let logits = logits.expect("logits");
+        let (cold, frozen) = (bits(&logits), executor.confirm(issued));
+        executor.remove(sequence);
+        for ((_, state), at) in frozen.into_iter().zip(places) {
+            let sequence = executor.restore(&state, at).expect("restores");
+            let replayed = issue(&mut executor, vec![work(sequence, SpanKind::Prefill, &ids[at as usize..])]);
+            assert!(bits(&replayed) == cold[at as usize * 336..], "{what}: from {at}");
+            executor.remove(sequence);
+            executor.release(state);
+        }
+        assert!(bits(&run(&mut executor, &ids[..70], 1, SpanKind::Decode)) == cold[..70 * 336], "{what}: one by one");
+        // The CPU differs by its own rounding alone: a number may fall on the other side of a step.
+        let cpu = open_device("cpu", None).expect("the CPU");
+        let cpu = run(&mut with_pages(&model, cpu, k, v), &ids, 150, SpanKind::Prefill);
+        let error = rms(&logits, &cpu);
+        println!("{what}: RMS difference from the CPU {error:.2e}");
+        assert!(error < 1e-3, "{what}: RMS difference from the CPU {error}");
     }
 }
 

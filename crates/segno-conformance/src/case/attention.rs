@@ -1,4 +1,4 @@
-//! Cases of `attention`: page and window borders, rings, head ratios and sizes, sinks, caps, f16 pages,
+//! Cases of `attention`: page and window borders, rings, head ratios and sizes, sinks, caps, types of pages,
 //! shared keys and values.
 //!
 //! Bound, for a query over keys `j` with weights `p_j`:
@@ -9,11 +9,12 @@
 //!   `U |z_j - m|` and [`exp_rel`]; an online form rescales at every new maximum `m_i`, another
 //!   exponential of `m_i - m_(i+1)`: the lengths add up to at most `|z_j - m|` and the rest to 4 ulp a
 //!   maximum. Call the sum `r_j`; the maximum's own error falls out of the quotient.
-//! - The result `sum p_j v_j` is off by `sum p_j |v_j| (r_j + sum(n)) + |y| (sum p_j r_j + sum(n) + 3 ulp)`,
-//!   the second part the denominator's and the quotient's.
+//! - With `R_j = e^(r_j) - 1` the result `sum p_j v_j` is off by
+//!   `sum p_j |v_j| (R_j + sum(n)) + |y| (sum p_j R_j + sum(n) + 3 ulp)`, the second part the denominator's and
+//!   the quotient's, over `1 - sum p_j R_j`; in any case by no more than `max |v_j| + |y|`.
 //!
-//! Stated, in addition: keys and values in f16 pages may be off by an f16 ulp (to the nearest or
-//! chopped), which adds `|scale| sum |q| dk_j` to a score's error and `sum p_j dv_j` to the result's.
+//! Stated, in addition: keys and values in pages may be off by what [`page_rounding`] says, which adds
+//! `|scale| sum |q| dk_j` to a score's error and `sum p_j dv_j` to the result's.
 
 use segno_ir::op::Attention;
 use segno_ir::reference::RefState;
@@ -21,10 +22,9 @@ use segno_ir::{Builder, KvType, StateDecl, StateId, WeightId};
 
 use super::build::optional;
 use super::{Batch, Cases, Comparison, Errors, Setup, Trial, kv_name};
-use crate::bound::{F16_TINY, F16_ULP, TINY, U, ULP, exp_rel, sum, tanh_abs};
+use crate::bound::{TINY, U, ULP, exp_rel, page_rounding, sum, tanh_abs};
 
 const F32: (KvType, KvType) = (KvType::F32, KvType::F32);
-const F16: (KvType, KvType) = (KvType::F16, KvType::F16);
 
 #[derive(Clone, Copy)]
 struct Sizes {
@@ -62,14 +62,6 @@ const PLAIN: Sizes = Sizes {
     batch: "p65+d1@64",
 };
 
-/// What a page type may round away.
-fn page_rounding(x: f64, ty: KvType) -> f64 {
-    match ty {
-        KvType::F32 => 0.0,
-        KvType::F16 => x.abs().max(F16_TINY) * F16_ULP,
-    }
-}
-
 fn errors(trial: &Trial<'_>, comparison: Comparison, sizes: &Sizes, scale: f64) -> Errors {
     let Sizes { heads, heads_kv, d_k, d_v, window, soft_cap, kv, .. } = *sizes;
     let Some(RefState::KeyValue { k, v }) = trial.state else { return Errors::default() };
@@ -78,11 +70,16 @@ fn errors(trial: &Trial<'_>, comparison: Comparison, sizes: &Sizes, scale: f64) 
         k.extend_from_slice(&trial.inputs[1]);
         v.extend_from_slice(&trial.inputs[2]);
     }
-    let rounds = |j: usize, x: f64, ty: KvType| match comparison {
-        // The history was given as the pages hold it.
-        Comparison::Stated if j >= trial.start as usize => page_rounding(x, ty),
-        _ => 0.0,
+    // The history was given as the pages hold it.
+    let rounds = |values: &[f64], row: usize, ty: KvType| {
+        let mut all = vec![0.0; values.len()];
+        if comparison == Comparison::Stated {
+            let from = trial.start as usize * row;
+            all[from..].copy_from_slice(&page_rounding(&values[from..], ty));
+        }
+        all
     };
+    let (dk, dv) = (rounds(&k, heads_kv * d_k, kv.0), rounds(&v, heads_kv * d_v, kv.1));
     let mut y = vec![0.0; trial.rows * heads * d_v];
     for r in 0..trial.rows {
         let last = trial.start as usize + r;
@@ -98,12 +95,12 @@ fn errors(trial: &Trial<'_>, comparison: Comparison, sizes: &Sizes, scale: f64) 
             let (mut z, mut ez) = (Vec::with_capacity(n), Vec::with_capacity(n));
             let (mut running, mut maxima) = (sink, 0.0);
             for j in first..=last {
-                let key = &k[(j * heads_kv + head_kv) * d_k..][..d_k];
+                let key = (j * heads_kv + head_kv) * d_k;
                 let (mut dot, mut magnitude, mut rounded) = (0.0, 0.0, 0.0);
-                for (q, k) in q.iter().zip(key) {
+                for (q, (k, dk)) in q.iter().zip(k[key..].iter().zip(&dk[key..])) {
                     dot += q * k;
                     magnitude += (q * k).abs();
-                    rounded += q.abs() * rounds(j, *k, kv.0);
+                    rounded += q.abs() * dk;
                 }
                 let mut score = dot * scale;
                 let mut error = scale.abs() * ((sum(d_k) + 2.0 * U) * magnitude + rounded);
@@ -126,23 +123,25 @@ fn errors(trial: &Trial<'_>, comparison: Comparison, sizes: &Sizes, scale: f64) 
             let total = z.iter().map(|&z| weight(z)).sum::<f64>() + weight(sink);
             let relative = |z: f64, error: f64| {
                 let d = z - max;
-                error + U * d.abs() + 2.0 * exp_rel(d) + 4.0 * ULP * maxima
+                (error + U * d.abs() + 2.0 * exp_rel(d) + 4.0 * ULP * maxima).exp_m1()
             };
-            let mut denominator: f64 =
-                z.iter().zip(&ez).map(|(&z, &e)| weight(z) / total * relative(z, e)).sum::<f64>() + sum(n) + 3.0 * ULP;
+            let mut numerators: f64 = z.iter().zip(&ez).map(|(&z, &e)| weight(z) / total * relative(z, e)).sum();
             if sink.is_finite() {
-                denominator += weight(sink) / total * relative(sink, 0.0);
+                numerators += weight(sink) / total * relative(sink, 0.0);
             }
+            let denominator = numerators + sum(n) + 3.0 * ULP;
             for i in 0..d_v {
-                let (mut result, mut error) = (0.0, 0.0);
+                let (mut result, mut error, mut stored, mut largest) = (0.0, 0.0, 0.0, 0f64);
                 for (j, (&z, &e)) in (first..=last).zip(z.iter().zip(&ez)) {
-                    let value = v[(j * heads_kv + head_kv) * d_v + i];
-                    let p = weight(z) / total;
+                    let at = (j * heads_kv + head_kv) * d_v + i;
+                    let (value, p) = (v[at], weight(z) / total);
                     result += p * value;
-                    error +=
-                        p * (value.abs() * (relative(z, e) + sum(n)) + rounds(j, value, kv.1)) + TINY * value.abs();
+                    error += p * (value.abs() * (relative(z, e) + sum(n)) + dv[at]) + TINY * value.abs();
+                    stored = dv[at].max(stored);
+                    largest = value.abs().max(largest);
                 }
-                y[(r * heads + h) * d_v + i] = error + result.abs() * denominator + TINY;
+                error = (error + result.abs() * denominator) / (1.0 - numerators).max(0.0);
+                y[(r * heads + h) * d_v + i] = error.min(largest + stored + result.abs()) + TINY;
             }
         }
     }
@@ -195,7 +194,8 @@ fn add(out: &mut Cases, sizes: Sizes) {
 }
 
 pub(super) fn cases(out: &mut Cases) {
-    for kv in [F32, F16] {
+    for kv in KvType::ALL.map(|ty| (ty, ty)) {
+        let blocks = kv.0.block_len() > 1;
         // Page borders: 63, 64, 65 tokens before and in the span.
         for batch in [
             "p1+d1@1+p3",
@@ -208,17 +208,11 @@ pub(super) fn cases(out: &mut Cases) {
             add(out, Sizes { kv, d_k: 32, d_v: 32, batch, ..PLAIN });
         }
         // Ratios and sizes of heads.
-        for (heads, heads_kv, d_k, d_v) in [
-            (1, 1, 16, 16),
-            (2, 1, 64, 64),
-            (6, 2, 80, 80),
-            (8, 1, 128, 128),
-            (3, 3, 96, 96),
-            (2, 2, 256, 256),
-            (4, 1, 192, 128),
-            (2, 1, 64, 128),
-            (5, 1, 40, 40),
-        ] {
+        let any = [(1, 1, 16, 16), (6, 2, 80, 80), (5, 1, 40, 40)];
+        let whole = [(1, 1, 32, 32), (6, 2, 160, 160), (5, 1, 32, 64)];
+        let common =
+            [(2, 1, 64, 64), (8, 1, 128, 128), (3, 3, 96, 96), (2, 2, 256, 256), (4, 1, 192, 128), (2, 1, 64, 128)];
+        for (heads, heads_kv, d_k, d_v) in if blocks { whole } else { any }.into_iter().chain(common) {
             add(out, Sizes { kv, heads, heads_kv, d_k, d_v, batch: "p5@60+d1@130+d1", ..PLAIN });
         }
         // Windows: shorter than a page, at its borders, longer; the ring has wrapped (table.first > 0).
@@ -244,9 +238,11 @@ pub(super) fn cases(out: &mut Cases) {
         add(out, Sizes { kv, copies: 3, batch: "p9@60+d1@65", ..PLAIN });
         add(out, Sizes { kv, copies: 2, window: Some(33), batch: "p9@60+d1@165", ..PLAIN });
         add(out, Sizes { kv, copies: 2, shared: true, batch: "p9@60+d1@65", ..PLAIN });
-        add(out, Sizes { kv, heads: 2, heads_kv: 1, d_k: 16, d_v: 16, batch: "p257?odd+d1@257", ..PLAIN });
+        let d = if blocks { 32 } else { 16 };
+        add(out, Sizes { kv, heads: 2, heads_kv: 1, d_k: d, d_v: d, batch: "p257?odd+d1@257", ..PLAIN });
     }
-    for kv in [(KvType::F32, KvType::F16), (KvType::F16, KvType::F32)] {
-        add(out, Sizes { kv, copies: 2, d_k: 32, d_v: 48, batch: "p9@60+d1@65+p3", ..PLAIN });
+    for (k, v) in KvType::ALL.into_iter().flat_map(|k| KvType::ALL.map(|v| (k, v))).filter(|(k, v)| k != v) {
+        let d_v = if v.block_len() > 1 { 96 } else { 48 };
+        add(out, Sizes { kv: (k, v), copies: 2, d_k: 32, d_v, batch: "p9@60+d1@65+p3", ..PLAIN });
     }
 }

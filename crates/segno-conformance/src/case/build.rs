@@ -3,7 +3,6 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use half::f16;
 use segno_ir::op::{Embed, SelectRows, Slice};
 use segno_ir::{Builder, Domain, GraphError, Input, KvType, Op, OpKind, Output, StateDecl, StateId, ValueId, WeightId};
 use segno_quant::TensorType;
@@ -200,20 +199,13 @@ impl<'r> Setup<'r> {
                     let hidden = (first * n_head_kv * d) as usize;
                     let seen = ((start - first) * n_head_kv * d) as usize;
                     let mut values = vec![f32::NAN; hidden];
-                    values.extend((0..seen).map(|_| stored(self.rng.normal(), ty)));
+                    let drawn: Vec<f32> = (0..seen).map(|_| self.rng.normal()).collect();
+                    values.extend(ty.decode(&ty.encode(&drawn)));
                     values
                 };
                 Before::KeyValue { k: draw(d_k, k_type), v: draw(d_v, v_type) }
             }
         }
-    }
-}
-
-/// A number as a page type holds it.
-pub(crate) fn stored(value: f32, ty: KvType) -> f32 {
-    match ty {
-        KvType::F32 => value,
-        KvType::F16 => f16::from_f32(value).to_f32(),
     }
 }
 

@@ -14,7 +14,7 @@ use segno_quant::TensorType;
 use super::{Cases, kv_name};
 use crate::random::Random;
 use crate::report::{Check, Sink};
-use crate::rig::{PATIENCE, decode, encode, members};
+use crate::rig::{PATIENCE, members};
 use crate::weight::{MemorySource, encode_float};
 
 const SLOTS: u32 = 9;
@@ -111,9 +111,9 @@ impl Mirror {
 
 /// Bytes that are numbers in the page's type.
 fn random_page(rng: &mut Random, bytes: usize, kv: (KvType, KvType)) -> Vec<u8> {
-    let ty = if kv == (KvType::F16, KvType::F16) { KvType::F16 } else { KvType::F32 };
-    let values: Vec<f32> = (0..bytes / ty.bytes(1)).map(|_| rng.normal()).collect();
-    encode(&values, ty)
+    let ty = if kv.0 == kv.1 { kv.0 } else { KvType::F32 };
+    let values: Vec<f32> = (0..bytes / ty.bytes(1) * ty.block_len()).map(|_| rng.normal()).collect();
+    ty.encode(&values)
 }
 
 /// What is written is read, by slot and by page; slot 0 is zero; a read returns the bytes as of its issue.
@@ -188,9 +188,10 @@ fn copies_pages(
                 for ((offset, size), ty) in [(member.k, kv.0), (member.v, kv.1)] {
                     let range = offset..offset + tokens as usize * size;
                     if got[range.clone()] != want[range.clone()] && wrong.is_none() {
-                        let at = decode(&got[range.clone()], ty)
+                        let at = ty
+                            .decode(&got[range.clone()])
                             .iter()
-                            .zip(decode(&want[range], ty))
+                            .zip(ty.decode(&want[range]))
                             .position(|(a, b)| *a != b);
                         wrong = Some(format!(
                             "group {group}, state {}, {to:?}: number {at:?} was not copied",
@@ -208,8 +209,9 @@ fn copies_pages(
 }
 
 pub(super) fn cases(out: &mut Cases) {
-    for kv in [(KvType::F32, KvType::F32), (KvType::F16, KvType::F16), (KvType::F32, KvType::F16)] {
-        for (channels, d) in [(128, 16), (257, 40), (1024, 128)] {
+    for kv in KvType::ALL.map(|ty| (ty, ty)).into_iter().chain([(KvType::F32, KvType::F16)]) {
+        let suits = |d: u32| (d as usize).is_multiple_of(kv.0.block_len());
+        for (channels, d) in [(128, 16), (257, 40), (1024, 128)].into_iter().filter(|&(_, d)| suits(d)) {
             out.direct(
                 kv_name(kv),
                 format!("reads,channels={channels},d={d}"),
@@ -221,7 +223,8 @@ pub(super) fn cases(out: &mut Cases) {
                 Box::new(move |device, rng, sink| copies_slots(device, rng, sink, channels, d, kv)),
             );
         }
-        for (d, tokens) in [(16, 64), (16, 1), (40, 63), (128, 31), (64, 33)] {
+        let sizes = [(16, 64), (16, 1), (40, 63), (128, 31), (64, 33), (32, 1), (96, 64)];
+        for (d, tokens) in sizes.into_iter().filter(|&(d, _)| suits(d)) {
             out.direct(
                 kv_name(kv),
                 format!("pages,d={d},tokens={tokens}"),

@@ -267,12 +267,13 @@ pub(crate) struct Errors {
 
 /// A type's name as the matrix has it.
 pub(crate) fn kv_name(kv: (KvType, KvType)) -> &'static str {
-    match kv {
-        (KvType::F32, KvType::F32) => "kv F32",
-        (KvType::F16, KvType::F16) => "kv F16",
-        (KvType::F32, KvType::F16) => "kv F32/F16",
-        (KvType::F16, KvType::F32) => "kv F16/F32",
-    }
+    const NAMES: [[&str; 4]; 4] = [
+        ["kv F32", "kv F32/F16", "kv F32/Q8_0", "kv F32/Q4_0"],
+        ["kv F16/F32", "kv F16", "kv F16/Q8_0", "kv F16/Q4_0"],
+        ["kv Q8_0/F32", "kv Q8_0/F16", "kv Q8_0", "kv Q8_0/Q4_0"],
+        ["kv Q4_0/F32", "kv Q4_0/F16", "kv Q4_0/Q8_0", "kv Q4_0"],
+    ];
+    NAMES[kv.0 as usize][kv.1 as usize]
 }
 
 /// Adds the cases of an op of one or more inputs that works feature by feature: odd sizes, every kind

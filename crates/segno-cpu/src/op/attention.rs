@@ -14,8 +14,8 @@ use super::{Run, Setup, unsupported};
 use crate::context::Cx;
 use crate::memory::Shared;
 use crate::pool::Member;
-use crate::simd::Softmax;
 use crate::simd::float::{FloatRows, FloatType, Inputs, Outputs, PAGE, Weighted};
+use crate::simd::{Kernels, Softmax};
 
 /// Queries of a task: rows times heads.
 const QUERIES: usize = 32;
@@ -29,10 +29,10 @@ pub(super) struct Attention {
     appends: bool,
 }
 
-/// Floats of scratch of a thread: queries, weights and sums of a task.
+/// Floats of scratch of a thread: queries, weights and sums of a task, and a page's keys and values, decoded.
 pub(super) fn scratch_floats(graph: &Graph, op: &op::Attention) -> usize {
     let dims = graph.states.get(op.state.0 as usize).and_then(KvDims::of);
-    dims.map_or(0, |dims| QUERIES * (dims.d_k + PAGE + dims.d_v))
+    dims.map_or(0, |dims| QUERIES * (dims.d_k + PAGE + dims.d_v) + PAGE * (dims.d_k + dims.d_v))
 }
 
 pub(super) fn prepare(setup: &Setup<'_>, op: &op::Attention, node: &Node) -> Result<Attention, DeviceError> {
@@ -51,13 +51,6 @@ pub(super) fn prepare(setup: &Setup<'_>, op: &op::Attention, node: &Node) -> Res
     })
 }
 
-fn float_type(ty: KvType) -> FloatType {
-    match ty {
-        KvType::F32 => FloatType::F32,
-        KvType::F16 => FloatType::F16,
-    }
-}
-
 /// Some rows of a span and some heads of one key/value head.
 #[derive(Clone, Copy)]
 struct Task {
@@ -74,6 +67,8 @@ struct Scratch<'a> {
     q: &'a mut [f32],
     weights: &'a mut [[f32; PAGE]],
     y: &'a mut [f32],
+    keys: &'a mut [f32],
+    values: &'a mut [f32],
 }
 
 impl Attention {
@@ -89,28 +84,45 @@ impl Attention {
         let position = cx.rows[r].position as usize;
         let (page, token) = (self.page(cx, r, position), position % PAGE);
         let bytes = cx.groups[m.group].bytes;
-        store(bytes, page + m.k_offset + token * m.k_bytes(), m.k_type, cx.input(1, r));
-        store(bytes, page + m.v_offset + token * m.v_bytes(), m.v_type, cx.input(2, r));
+        store(cx.kernels, bytes, page + m.k_offset + token * m.k_bytes(), m.k_type, cx.input(1, r));
+        store(cx.kernels, bytes, page + m.v_offset + token * m.v_bytes(), m.v_type, cx.input(2, r));
     }
 
-    /// Stored keys (or values) of a key/value head in a page.
-    fn stored<'a>(&self, cx: &Cx<'a>, page: usize, kv: usize, keys: bool) -> FloatRows<'a> {
+    /// Stored keys (or values) of a key/value head in a page; blocks are decoded to `scratch`, of the tokens `seen`.
+    fn stored<'a>(
+        &self,
+        cx: &Cx<'a>,
+        page: usize,
+        kv: usize,
+        keys: bool,
+        seen: (usize, usize),
+        scratch: &'a mut [f32],
+    ) -> FloatRows<'a> {
         let m = &self.member;
         let (ty, offset, stride, n) = match keys {
-            true => (float_type(m.k_type), m.k_offset, m.k_bytes(), m.dims.d_k),
-            false => (float_type(m.v_type), m.v_offset, m.v_bytes(), m.dims.d_v),
+            true => (m.k_type, m.k_offset, m.k_bytes(), m.dims.d_k),
+            false => (m.v_type, m.v_offset, m.v_bytes(), m.dims.d_v),
         };
-        let skip = kv * n * ty.bytes();
+        let skip = kv * ty.bytes(n);
         // SAFETY: all rows of the step were stored before; nobody writes pages now.
         let bytes = unsafe { cx.groups[m.group].bytes.get(page + offset + skip, stride * PAGE - skip) };
-        FloatRows { ty, bytes, stride, rows: PAGE, n }
+        let load = match ty {
+            KvType::F32 => return FloatRows { ty: FloatType::F32, bytes, stride, rows: PAGE, n },
+            KvType::F16 => return FloatRows { ty: FloatType::F16, bytes, stride, rows: PAGE, n },
+            KvType::Q8_0 => cx.kernels.load_q8_0,
+            KvType::Q4_0 => cx.kernels.load_q4_0,
+        };
+        for j in seen.0..seen.1 {
+            load(&bytes[j * stride..][..ty.bytes(n)], &mut scratch[j * n..][..n]);
+        }
+        FloatRows { ty: FloatType::F32, bytes: bytemuck::cast_slice(scratch), stride: 4 * n, rows: PAGE, n }
     }
 
     fn task(&self, cx: &Cx<'_>, task: Task, scratch: Scratch<'_>) {
         let KvDims { n_head_kv, d_k, d_v, .. } = self.member.dims;
         let kv = task.head / (self.n_head / n_head_kv);
         let queries = task.rows * task.heads;
-        let Scratch { q, weights, y } = scratch;
+        let Scratch { q, weights, y, keys: k_scratch, values: v_scratch } = scratch;
         let (weights, y) = (&mut weights[..queries], &mut y[..queries * d_v]);
         let mut sums = [Softmax { max: f32::NEG_INFINITY, total: 0.0 }; QUERIES];
         for i in 0..queries {
@@ -124,7 +136,9 @@ impl Attention {
         let (low, high) = (cx.rows[task.row].position, cx.rows[task.row + task.rows - 1].position);
         for block in self.member.dims.first_seen(low) as usize / PAGE..=high as usize / PAGE {
             let page = self.page(cx, task.row, block * PAGE);
-            let (keys, v) = (self.stored(cx, page, kv, true), self.stored(cx, page, kv, false));
+            let any = (self.seen(low, block).0, self.seen(high, block).1);
+            let keys = self.stored(cx, page, kv, true, any, k_scratch);
+            let v = self.stored(cx, page, kv, false, any, v_scratch);
             // Rows that see the same tokens of the page go together.
             let mut from = 0;
             while from < task.rows {
@@ -163,7 +177,7 @@ impl Attention {
     }
 }
 
-fn store(bytes: Shared<'_, u8>, at: usize, ty: KvType, values: &[f32]) {
+fn store(kernels: &Kernels, bytes: Shared<'_, u8>, at: usize, ty: KvType, values: &[f32]) {
     // SAFETY: the step's page entries are distinct, and each row is stored by one thread.
     let to = unsafe { bytes.get_mut(at, ty.bytes(values.len())) };
     match ty {
@@ -176,6 +190,8 @@ fn store(bytes: Shared<'_, u8>, at: usize, ty: KvType, values: &[f32]) {
                 halves.for_each(|(to, value)| *to = f16::from_f32(*value).to_le_bytes());
             }
         },
+        KvType::Q8_0 => (kernels.store_q8_0)(values, to),
+        KvType::Q4_0 => (kernels.store_q4_0)(values, to),
     }
 }
 
@@ -210,8 +226,10 @@ impl Run for Attention {
             // SAFETY: the scratch of this thread.
             let scratch = unsafe { cx.scratch(thread) };
             let (weights, scratch) = scratch.split_at_mut(QUERIES * PAGE);
-            let (q, y) = scratch.split_at_mut(QUERIES * d_k);
-            self.task(cx, tasks[i], Scratch { q, weights: weights.as_chunks_mut().0, y });
+            let (q, scratch) = scratch.split_at_mut(QUERIES * d_k);
+            let (y, scratch) = scratch.split_at_mut(QUERIES * d_v);
+            let (keys, values) = scratch.split_at_mut(PAGE * d_k);
+            self.task(cx, tasks[i], Scratch { q, weights: weights.as_chunks_mut().0, y, keys, values });
         });
         Ok(())
     }

@@ -223,6 +223,15 @@ impl Block256 for Q6K {
     }
 }
 
+/// Decodes whole blocks that have no minimum.
+pub(super) fn load<B: Block32>(bytes: &[u8], out: &mut [f32]) {
+    let mut ints = [0; 32];
+    for (block, out) in bytes.chunks_exact(B::BYTES).zip(out.chunks_exact_mut(32)) {
+        let (d, _) = B::read(block, &mut ints);
+        out.iter_mut().zip(ints).for_each(|(out, q)| *out = d * f32::from(q));
+    }
+}
+
 fn dot_ints(a: &[i8], b: &[i8]) -> i32 {
     a.iter().zip(b).map(|(a, b)| i32::from(*a) * i32::from(*b)).sum()
 }

@@ -3,6 +3,7 @@
 //! Sums keep lanes by index and add them in a fixed tree at the end.
 
 use segno_ir::op::activate::Activation;
+use segno_quant::F16Le;
 
 use super::math::{ROUND, exp, fma, gelu, sigmoid, softplus, tanh};
 use super::quant::QuantRowMut;
@@ -245,5 +246,43 @@ pub(super) fn quantize_256<const FMA: bool>(x: &[f32], row: QuantRowMut<'_>) {
         for (sum, pair) in thirty_twos.iter_mut().zip(sixteens.chunks_exact(2)) {
             *sum = pair[0] + pair[1];
         }
+    }
+}
+
+/// Scale and whole numbers of 32 values: `d` is `scale(largest)` as a half, the numbers lie between `low` and `high`.
+/// As `segno_quant::store_row` has it, bit for bit.
+#[inline(always)]
+fn store_block(x: &[f32; 32], low: f32, high: f32, scale: impl Fn(f32) -> f32) -> (F16Le, [i8; 32]) {
+    let size = largest(x);
+    let first = x.iter().find(|x| x.abs().to_bits() == size.to_bits()).unwrap_or(&0.0);
+    let stored = F16Le::saturating(scale(if size == 0.0 { 0.0 } else { *first }));
+    let (d, mut q) = (stored.get(), [0; 32]);
+    if d != 0.0 {
+        for (q, x) in q.iter_mut().zip(x) {
+            *q = ((x / d).clamp(low, high) + ROUND).to_bits() as i8;
+        }
+    }
+    (stored, q)
+}
+
+/// Stores values as blocks of Q8_0.
+#[inline(always)]
+pub(super) fn store_q8_0<const FMA: bool>(x: &[f32], out: &mut [u8]) {
+    for (x, block) in x.as_chunks().0.iter().zip(out.as_chunks_mut::<34>().0) {
+        let (d, q) = store_block(x, -127.0, 127.0, |largest| largest.abs() / 127.0);
+        block[..2].copy_from_slice(&d.0);
+        block[2..].iter_mut().zip(q).for_each(|(byte, q)| *byte = q as u8);
+    }
+}
+
+/// Stores values as blocks of Q4_0.
+#[inline(always)]
+pub(super) fn store_q4_0<const FMA: bool>(x: &[f32], out: &mut [u8]) {
+    for (x, block) in x.as_chunks().0.iter().zip(out.as_chunks_mut::<18>().0) {
+        let (d, q) = store_block(x, -8.0, 7.0, |largest| largest / -8.0);
+        block[..2].copy_from_slice(&d.0);
+        // NaN may leave any bits.
+        let code = |i: usize| q[i].wrapping_add(8) as u8 & 15;
+        block[2..].iter_mut().enumerate().for_each(|(i, byte)| *byte = code(i) | code(i + 16) << 4);
     }
 }

@@ -58,6 +58,8 @@ macro_rules! kernels {
             $($lane: portable_lanes::$lane,)*
             products: float::products,
             weighted_sums: float::weighted_sums,
+            load_q8_0: block::load::<block::Q80>,
+            load_q4_0: block::load::<block::Q40>,
             delta_rows: float::delta_rows,
             block: block::portable,
         };
@@ -69,6 +71,8 @@ macro_rules! kernels {
             $($lane: avx2_lanes::$lane,)*
             products: avx2::products,
             weighted_sums: avx2::weighted_sums,
+            load_q8_0: avx2::load_q8_0,
+            load_q4_0: avx2::load_q4_0,
             delta_rows: avx2::delta_rows,
             block: avx2::block,
         };
@@ -101,12 +105,20 @@ kernels! {
         quantize_32(x: &[f32], row: QuantRowMut<'_>);
         /// See [`lanes::quantize_256`].
         quantize_256(x: &[f32], row: QuantRowMut<'_>);
+        /// Stores values as blocks of Q8_0, with the bits of `segno_quant::store_row`.
+        store_q8_0(x: &[f32], out: &mut [u8]);
+        /// Stores values as blocks of Q4_0, with the bits of `segno_quant::store_row`.
+        store_q4_0(x: &[f32], out: &mut [u8]);
     }
     own {
         /// See [`float::products`].
         products: fn(&FloatRows<'_>, &Inputs<'_>, &Outputs<'_>);
         /// See [`float::weighted_sums`].
         weighted_sums: fn(&Weighted<'_>, &mut [f32]);
+        /// Decodes whole blocks of Q8_0 exactly: `d q`.
+        load_q8_0: fn(&[u8], &mut [f32]);
+        /// Decodes whole blocks of Q4_0 exactly: `d (q - 8)`.
+        load_q4_0: fn(&[u8], &mut [f32]);
         /// See [`float::delta_rows`].
         delta_rows: fn(&DeltaToken<'_>, &mut [f32], &mut [f32]);
         /// The kernels of a block type; `None` if it is decoded and multiplied with f32 activations.

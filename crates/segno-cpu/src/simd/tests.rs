@@ -1,6 +1,6 @@
 //! Every form of a kernel against the portable one, and against f64.
 
-use segno_quant::{TensorType, decode_row};
+use segno_quant::{TensorType, decode_row, store_row};
 
 use super::block::{BlockKernels, WIDE, WeightRows};
 use super::float::{DeltaToken, FloatRows, FloatType, Inputs, Outputs, Weighted};
@@ -176,6 +176,43 @@ fn rounding_keeps_nan_and_zero() {
                 assert_eq!(row.d[0].is_nan(), expected_nan);
                 assert!(expected_nan || (row.d[0] == 0.0 && row.q.iter().all(|&q| q == 0)));
             }
+        }
+    }
+}
+
+#[test]
+fn stored_blocks_have_the_bits_of_their_definition() {
+    let mut random = Random(19);
+    let mut rows: Vec<Vec<f32>> = (0..200).map(|_| random.floats(64)).collect();
+    for (row, size) in rows.iter_mut().zip([1e-9, 1e-7, 1e-5, 1e-3, 10.0, 1e5, 1e8].into_iter().cycle()) {
+        row.iter_mut().for_each(|x| *x *= size);
+    }
+    for (i, special) in [0.0, -0.0, f32::MAX, f32::INFINITY, -1.0].into_iter().enumerate() {
+        rows[i][7..20].fill(special);
+        rows[10 + i].fill(special);
+    }
+    rows.push((0..64).map(|i| (i as f32 - 32.0) / 4.0).collect());
+    for kernels in levels() {
+        let forms = [
+            (TensorType::Q8_0, kernels.store_q8_0 as fn(&[f32], &mut [u8]), kernels.load_q8_0 as fn(&[u8], &mut [f32])),
+            (TensorType::Q4_0, kernels.store_q4_0, kernels.load_q4_0),
+        ];
+        for (ty, store, load) in forms {
+            let mut bytes = vec![0xaa; ty.row_bytes(64).unwrap()];
+            for row in &rows {
+                let mut want = bytes.clone();
+                store_row(ty, row, &mut want).unwrap();
+                store(row, &mut bytes);
+                assert_eq!(bytes, want, "{} {}: {row:?}", kernels.level, ty.name());
+                let (mut want, mut got) = ([0.0; 64], [f32::NAN; 64]);
+                decode_row(ty, &bytes, &mut want).unwrap();
+                load(&bytes, &mut got);
+                assert_eq!(got, want, "{} {}", kernels.level, ty.name());
+            }
+            let mut back = [0.0; 64];
+            store(&[f32::NAN; 64], &mut bytes);
+            load(&bytes, &mut back);
+            assert!(back.iter().all(|x| x.is_nan()));
         }
     }
 }

@@ -31,8 +31,18 @@ impl Block<32> for BlockQ4_0 {
 
 impl Encode<32> for BlockQ4_0 {
     fn encode(values: &[f32; 32]) -> Self {
-        let d = fit::symmetric(values, -8, 7, F16Le::saturating);
+        Self::with_scale(values, fit::symmetric(values, -8, 7, F16Le::saturating))
+    }
+}
+
+impl BlockQ4_0 {
+    fn with_scale(values: &[f32; 32], d: F16Le) -> Self {
         let q = |i: usize| (fit::nearest(values[i], d.get(), -8, 7) + 8) as u8;
         BlockQ4_0 { d, qs: std::array::from_fn(|i| q(i) | q(i + 16) << 4) }
+    }
+
+    /// Without a search: the largest value (the first of equal ones) becomes -8.
+    pub(crate) fn encode_plain(values: &[f32; 32]) -> Self {
+        Self::with_scale(values, F16Le::saturating(fit::largest(values) / -8.0))
     }
 }

@@ -32,8 +32,7 @@ impl Encode<32> for BlockQ8_0 {
     fn encode(values: &[f32; 32]) -> Self {
         // With 8 bits a search gains nothing that can be measured. The rounded scale is what is divided by:
         // it is what decoding multiplies with.
-        let largest = values.iter().fold(0f32, |largest, x| largest.max(x.abs()));
-        let d = F16Le::saturating(largest / 127.0);
+        let d = F16Le::saturating(fit::largest(values).abs() / 127.0);
         BlockQ8_0 { d, qs: values.map(|x| fit::nearest(x, d.get(), -127, 127) as i8) }
     }
 }

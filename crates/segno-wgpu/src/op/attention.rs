@@ -18,13 +18,19 @@ pub(super) fn compile(c: &mut Compile<'_>, op: &Attention) -> Result<(), DeviceE
     let dims = kv.dims;
     let (k_row, v_row) = (dims.n_head_kv * dims.d_k, dims.n_head_kv * dims.d_v);
     let mut flags = Vec::new();
-    if kv.k_type == KvType::F16 {
-        flags.push("K_F16");
-    }
-    if kv.v_type == KvType::F16 {
-        flags.push("V_F16");
-    }
     let mut constants = vec![("K_ROW", k_row as u32), ("V_ROW", v_row as u32), ("GROUP", kv.group as u32)];
+    for (ty, [f16, blocks, q8_0, halves]) in [
+        (kv.k_type, ["K_F16", "K_BLOCKS", "K_Q8_0", "K_HALVES"]),
+        (kv.v_type, ["V_F16", "V_BLOCKS", "V_Q8_0", "V_HALVES"]),
+    ] {
+        match ty {
+            KvType::F32 => {}
+            KvType::F16 => flags.push(f16),
+            KvType::Q8_0 => flags.extend([blocks, q8_0]),
+            KvType::Q4_0 => flags.push(blocks),
+        }
+        constants.push((halves, (ty.tensor_type().block_bytes() / 2) as u32));
+    }
     constants.extend(c.step_constants());
     let (k_pages, v_pages) = (kv.k.clone(), kv.v.clone());
     if c.n_inputs() == 3 {
@@ -38,7 +44,8 @@ pub(super) fn compile(c: &mut Compile<'_>, op: &Attention) -> Result<(), DeviceE
         };
         let params = AppendParams { k: k.offset, k_stride: k.stride, v: v.offset, v_stride: v.stride };
         let bindings = vec![Binding::written(k_pages.clone()), Binding::written(v_pages.clone())];
-        c.push(variant, bindings, params, per_feature(k_row.max(v_row)))?;
+        let threads = (k_row / kv.k_type.block_len()).max(v_row / kv.v_type.block_len());
+        c.push(variant, bindings, params, per_feature(threads))?;
     }
     constants.extend([
         ("WG", REDUCE_WG),

@@ -23,6 +23,8 @@ fn variants() -> Vec<Variant> {
         ("V_ROW", 64),
         ("D_K", 32),
         ("D_V", 48),
+        ("K_HALVES", 17),
+        ("V_HALVES", 9),
         ("LANES", 16),
     ];
     let more =
@@ -39,7 +41,9 @@ fn variants() -> Vec<Variant> {
         ("activate", &["CLAMPED_SWIGLU", "GATED"], activate::params()),
         ("add", &[], Binary::wgsl()),
         ("attention", &["K_F16", "V_F16", "SINKS", "SOFT_CAP"], attention::params(false)),
+        ("attention", &["K_BLOCKS", "K_Q8_0", "V_BLOCKS", "V_Q8_0"], attention::params(false)),
         ("attention", &["APPEND", "K_F16", "V_F16"], attention::params(true)),
+        ("attention", &["APPEND", "K_BLOCKS", "K_Q8_0", "V_BLOCKS", "V_Q8_0"], attention::params(true)),
         ("copy", &[], crate::pool::copy_params()),
         ("delta_rule", &["TILED", "CHANNEL_DECAY"], delta_rule::params()),
         ("embed", &["WEIGHT"], embed::params()),

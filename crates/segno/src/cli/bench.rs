@@ -13,6 +13,7 @@ use segno_ir::{Capabilities, KvType, PAGE_TOKENS};
 use segno_runtime::{Engine, EngineOptions, Event, ExecutorOptions, Report, Request};
 use serde_json::json;
 
+use super::cache::CacheType;
 use super::inspect;
 
 /// Measure tokens per second. Flags that take several values measure all combinations.
@@ -45,10 +46,10 @@ pub struct BenchArgs {
     /// Tokens of a step (also -ub)
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "512", value_parser = clap::value_parser!(u32).range(1..=65536))]
     ubatch_size: Vec<u32>,
-    /// Type of stored keys: f32 or f16 (also -ctk)
+    /// Types of stored keys (also -ctk)
     #[arg(long, value_name = "TYPE", value_delimiter = ',', default_value = "f32")]
     cache_type_k: Vec<CacheType>,
-    /// Type of stored values: f32 or f16 (also -ctv)
+    /// Types of stored values (also -ctv)
     #[arg(long, value_name = "TYPE", value_delimiter = ',', default_value = "f32")]
     cache_type_v: Vec<CacheType>,
     /// Devices: auto, cpu, or entries of `segno devices`
@@ -65,28 +66,6 @@ enum Format {
     Csv,
     Json,
     Jsonl,
-}
-
-#[derive(Clone, Copy, PartialEq, ValueEnum)]
-enum CacheType {
-    F32,
-    F16,
-}
-
-impl CacheType {
-    fn kv(self) -> KvType {
-        match self {
-            CacheType::F32 => KvType::F32,
-            CacheType::F16 => KvType::F16,
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            CacheType::F32 => "f32",
-            CacheType::F16 => "f16",
-        }
-    }
 }
 
 fn pair(text: &str) -> Result<(u32, u32), String> {
@@ -184,8 +163,8 @@ struct Setting<'a> {
     threads: Option<u32>,
     batch: u32,
     ubatch: u32,
-    k_type: CacheType,
-    v_type: CacheType,
+    k_type: KvType,
+    v_type: KvType,
 }
 
 struct Described {
@@ -318,8 +297,8 @@ fn bench(set: &Setting<'_>, tests: &[Test], repetitions: u32, printer: &mut Prin
     let options = ExecutorOptions {
         n_ctx: tests.iter().map(|t| t.depth + t.tokens() + 2).max().unwrap_or(0).max(PAGE_TOKENS),
         max_rows: set.batch.min(set.ubatch).max(PAGE_TOKENS),
-        k_type: set.k_type.kv(),
-        v_type: set.v_type.kv(),
+        k_type: set.k_type,
+        v_type: set.v_type,
         ..ExecutorOptions::default()
     };
     let n_vocab = set.model.graph().graph.n_tokens();
@@ -351,8 +330,8 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
                 for (&batch, &ubatch) in
                     args.batch_size.iter().flat_map(|b| args.ubatch_size.iter().map(move |u| (b, u)))
                 {
-                    for (&k_type, &v_type) in
-                        args.cache_type_k.iter().flat_map(|k| args.cache_type_v.iter().map(move |v| (k, v)))
+                    for (k_type, v_type) in
+                        args.cache_type_k.iter().flat_map(|k| args.cache_type_v.iter().map(move |v| (k.kv(), v.kv())))
                     {
                         let path = path.map(PathBuf::as_path);
                         let set = Setting { model: &model, path, device, threads, batch, ubatch, k_type, v_type };

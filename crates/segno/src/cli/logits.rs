@@ -9,10 +9,11 @@ use clap::Args;
 use safetensors::tensor::{Dtype, TensorView};
 use segno::{Model, open_device};
 use segno_ir::reference::Reference;
-use segno_ir::{Cancel, Input, Output, SpanKind};
+use segno_ir::{Cancel, Input, Output, SpanKind, StateLayout};
 use segno_runtime::{ExecutorOptions, Work};
 
 use super::DeviceArgs;
+use super::cache::CacheArgs;
 
 /// Compute the logits of every position of a token sequence.
 #[derive(Args)]
@@ -35,6 +36,8 @@ pub struct LogitsArgs {
     #[arg(short, long, default_value_t = 512, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536))]
     batch: u32,
     #[command(flatten)]
+    cache: CacheArgs,
+    #[command(flatten)]
     device: DeviceArgs,
 }
 
@@ -53,7 +56,8 @@ pub fn run(args: LogitsArgs) -> anyhow::Result<()> {
     if let Some(i) = tokens.iter().position(|&t| t as usize >= n_tokens) {
         anyhow::bail!("token {} at position {i} is outside the vocabulary of {n_tokens}", tokens[i]);
     }
-    let logits = if args.reference { by_reference(&model, &tokens)? } else { by_device(&model, &args, &tokens)? };
+    let logits =
+        if args.reference { by_reference(&model, &args, &tokens)? } else { by_device(&model, &args, &tokens)? };
 
     let ids: Vec<u8> = tokens.iter().flat_map(|&t| (t as i32).to_le_bytes()).collect();
     let values: Vec<u8> = logits.iter().flat_map(|v| v.to_le_bytes()).collect();
@@ -65,8 +69,11 @@ pub fn run(args: LogitsArgs) -> anyhow::Result<()> {
         .with_context(|| format!("cannot write {}", args.out.display()))
 }
 
-fn by_reference(model: &Model, tokens: &[u32]) -> anyhow::Result<Vec<f32>> {
-    let mut reference = Reference::new(&model.graph().graph, &*model.graph().source)?;
+fn by_reference(model: &Model, args: &LogitsArgs, tokens: &[u32]) -> anyhow::Result<Vec<f32>> {
+    let graph = &model.graph().graph;
+    StateLayout::new(graph, args.cache.k(), args.cache.v()).check().map_err(anyhow::Error::msg)?;
+    let mut reference = Reference::new(graph, &*model.graph().source)?;
+    reference.set_kv_types(args.cache.k(), args.cache.v());
     let inputs: Vec<Input> = tokens.iter().map(|&t| Input::Token(t)).collect();
     let rows: Vec<u32> = (0..tokens.len() as u32).collect();
     let outputs = reference.run(&inputs, &rows)?;
@@ -77,8 +84,14 @@ fn by_reference(model: &Model, tokens: &[u32]) -> anyhow::Result<Vec<f32>> {
 fn by_device(model: &Model, args: &LogitsArgs, tokens: &[u32]) -> anyhow::Result<Vec<f32>> {
     let device = open_device(&args.device.device, args.device.threads.map(|n| n as usize))?;
     let batch = args.batch.min(tokens.len() as u32).max(segno_ir::PAGE_TOKENS);
-    let options =
-        ExecutorOptions { n_ctx: tokens.len() as u32, max_rows: batch, max_outputs: batch, ..Default::default() };
+    let options = ExecutorOptions {
+        n_ctx: tokens.len() as u32,
+        max_rows: batch,
+        max_outputs: batch,
+        k_type: args.cache.k(),
+        v_type: args.cache.v(),
+        ..Default::default()
+    };
     let mut executor = model.executor(device, options)?;
     let sequence = executor.create()?;
     let mut logits = Vec::with_capacity(tokens.len() * model.graph().graph.n_vocab());

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod bench;
+mod cache;
 mod checkpoints;
 mod conformance;
 mod devices;

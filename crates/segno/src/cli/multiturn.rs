@@ -14,6 +14,7 @@ use segno_runtime::Request;
 use serde_json::json;
 
 use super::DeviceArgs;
+use super::cache::CacheArgs;
 
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
 enum Edit {
@@ -82,6 +83,8 @@ pub struct MultiturnArgs {
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
     #[command(flatten)]
+    cache: CacheArgs,
+    #[command(flatten)]
     device: DeviceArgs,
 }
 
@@ -124,6 +127,8 @@ fn load(args: &MultiturnArgs, model: &Model, mode: Mode) -> anyhow::Result<Sessi
         device: args.device.device.clone(),
         threads: args.device.threads.map(|n| n as usize),
         context: Some(grown),
+        k_type: args.cache.k(),
+        v_type: args.cache.v(),
         checkpoints: CheckpointOptions { mode, ..Default::default() },
         checkpoint_bytes: args.budget.filter(|_| mode == CheckpointMode::Tree),
         ..Default::default()

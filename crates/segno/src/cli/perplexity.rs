@@ -8,6 +8,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use segno::{EncodeOptions, Model, PerplexityOptions};
 
+use super::cache::CacheArgs;
 use super::{DeviceArgs, input};
 
 /// Measure how well a model foretells a text, as llama-perplexity does.
@@ -30,6 +31,8 @@ pub struct PerplexityArgs {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    cache: CacheArgs,
     #[command(flatten)]
     device: DeviceArgs,
 }
@@ -55,6 +58,8 @@ pub fn run(args: PerplexityArgs) -> anyhow::Result<()> {
         context: args.context,
         chunks: args.chunks.map(|n| n as usize),
         batch: args.batch,
+        k_type: args.cache.k(),
+        v_type: args.cache.v(),
     };
     let mut out = std::io::stdout().lock();
     let terminal = out.is_terminal();

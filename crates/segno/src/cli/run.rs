@@ -11,6 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use rustyline::error::ReadlineError;
 use segno::{Cancel, Chat, Error, Finish, GenerateOptions, LoadOptions, Model, Reply, Session};
 
+use super::cache::CacheArgs;
 use super::checkpoints::{CheckpointArgs, explain};
 use super::{DeviceArgs, input};
 
@@ -31,6 +32,8 @@ pub struct RunArgs {
     /// Tokens of context; 0: all that the model was trained on [default: that, at most 8192]
     #[arg(short, long = "ctx-size", value_name = "N")]
     context: Option<u32>,
+    #[command(flatten)]
+    cache: CacheArgs,
     #[command(flatten)]
     device: DeviceArgs,
     #[command(flatten)]
@@ -139,6 +142,8 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
         device: args.device.device.clone(),
         threads: args.device.threads.map(|n| n as usize),
         context: args.context,
+        k_type: args.cache.k(),
+        v_type: args.cache.v(),
         ..LoadOptions::default()
     };
     args.checkpoints.apply(&mut options)?;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use safetensors::SafeTensors;
 use segno::Model;
-use segno_ir::{Cancel, Device, Input, Output, SpanKind};
+use segno_ir::{Cancel, Device, Input, KvType, Output, SpanKind};
 use segno_runtime::{Executor, ExecutorOptions, SequenceId, Work};
 
 /// A family's files.
@@ -78,6 +78,12 @@ impl Fixture {
 /// An executor for sequences of up to 320 tokens.
 pub fn executor(model: &Model, device: Arc<dyn Device>, n_sequences: u32) -> Executor {
     let options = ExecutorOptions { n_ctx: 320, n_sequences, max_rows: 256, max_outputs: 256, ..Default::default() };
+    model.executor(device, options).expect("loads")
+}
+
+/// As [`executor`] for one sequence, keys and values stored as these types.
+pub fn with_pages(model: &Model, device: Arc<dyn Device>, k_type: KvType, v_type: KvType) -> Executor {
+    let options = ExecutorOptions { n_ctx: 320, max_rows: 256, max_outputs: 256, k_type, v_type, ..Default::default() };
     model.executor(device, options).expect("loads")
 }
 

@@ -7,6 +7,7 @@
 mod blocks_256;
 mod blocks_32;
 mod float;
+mod load;
 
 use std::arch::x86_64::{
     __m128i, __m256, __m256i, _mm_add_ps, _mm_add_ss, _mm_cvtss_f32, _mm_insert_epi16, _mm_movehl_ps,
@@ -20,6 +21,7 @@ use segno_quant::TensorType;
 use super::block::BlockKernels;
 
 pub(super) use float::{delta_rows, products, weighted_sums};
+pub(super) use load::{load_q4_0, load_q8_0};
 
 /// The kernels of a block type.
 pub(super) fn block(ty: TensorType) -> Option<BlockKernels> {
