@@ -299,6 +299,13 @@ impl Executor {
         &self.options
     }
 
+    /// Names all that decides the bits of a state, beside the model: states made under equal names may stand for each
+    /// other. What [`Fingerprint::numerics`](crate::image::Fingerprint::numerics) is the hash of.
+    pub fn numerics(&self) -> String {
+        let StateLayout { k_type, v_type, .. } = &self.pool.plan().layout;
+        format!("{}/k {}/v {}", self.device.describe().numerics, k_type.name(), v_type.name())
+    }
+
     /// The memory plan.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger

@@ -146,6 +146,18 @@ fn every_type_of_pages_is_exact() {
 }
 
 #[test]
+fn states_of_other_pages_have_another_name() {
+    let model = model(FILES[0]);
+    let mut names = Vec::new();
+    for (k, v) in KvType::ALL.into_iter().flat_map(|k| KvType::ALL.map(|v| (k, v))) {
+        let name = with_pages(&model, cpu(1), k, v).numerics();
+        assert!(!names.contains(&name), "{name} names two ways to store");
+        names.push(name);
+    }
+    assert_eq!(with_pages(&model, cpu(2), KvType::F32, KvType::F32).numerics(), names[0], "threads change no bit");
+}
+
+#[test]
 fn smaller_pages_take_fewer_bytes_and_suit_only_whole_blocks() {
     let bytes = |k, v| {
         let executor = with_pages(&model(FILES[0]), cpu(1), k, v);
