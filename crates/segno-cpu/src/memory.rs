@@ -2,10 +2,7 @@
 
 use std::marker::PhantomData;
 
-/// A cache line.
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C, align(64))]
-struct Line([f32; 16]);
+use memmap2::MmapMut;
 
 /// Floats of a cache line: the unit of every allocation.
 pub(crate) const LINE: usize = 16;
@@ -13,13 +10,15 @@ pub(crate) const LINE: usize = 16;
 /// The NaN that guard bands are filled with. Its payload is unlikely to be computed.
 pub(crate) const BAND: u32 = 0x7fc5_e6a0;
 
-/// Zeroed floats, aligned to cache lines.
-pub(crate) struct Memory(Box<[Line]>);
+/// Zeroed floats, aligned to pages of the system, which gives each when it is first touched: what is
+/// planned for and not used costs nothing.
+pub(crate) struct Memory(MmapMut);
 
 impl Memory {
     /// Room for at least `floats`; `None` if there is none.
     pub fn zeroed(floats: usize) -> Option<Memory> {
-        bytemuck::allocation::try_zeroed_slice_box(floats.div_ceil(LINE)).ok().map(Memory)
+        let bytes = floats.max(1).checked_next_multiple_of(LINE)?.checked_mul(4)?;
+        MmapMut::map_anon(bytes).ok().map(Memory)
     }
 
     /// All floats.
@@ -39,7 +38,7 @@ impl Memory {
 
     /// A view of its bytes that threads share.
     pub fn shared_bytes(&mut self) -> Shared<'_, u8> {
-        Shared::new(bytemuck::cast_slice_mut(&mut self.0))
+        Shared::new(&mut self.0)
     }
 }
 

@@ -33,6 +33,50 @@ impl Gguf {
         })
     }
 
+    /// The name of the mixture of tensor types that `general.file_type` says the file was made with, such
+    /// as `Q4_K_M`; `None` if it doesn't say, or a number that this version doesn't know.
+    pub fn file_type(&self) -> Option<&'static str> {
+        Some(match self.u32("general.file_type").ok()? {
+            0 => "F32",
+            1 => "F16",
+            2 => "Q4_0",
+            3 => "Q4_1",
+            7 => "Q8_0",
+            8 => "Q5_0",
+            9 => "Q5_1",
+            10 => "Q2_K",
+            11 => "Q3_K_S",
+            12 => "Q3_K_M",
+            13 => "Q3_K_L",
+            14 => "Q4_K_S",
+            15 => "Q4_K_M",
+            16 => "Q5_K_S",
+            17 => "Q5_K_M",
+            18 => "Q6_K",
+            19 => "IQ2_XXS",
+            20 => "IQ2_XS",
+            21 => "Q2_K_S",
+            22 => "IQ3_XS",
+            23 => "IQ3_XXS",
+            24 => "IQ1_S",
+            25 => "IQ4_NL",
+            26 => "IQ3_S",
+            27 => "IQ3_M",
+            28 => "IQ2_S",
+            29 => "IQ2_M",
+            30 => "IQ4_XS",
+            31 => "IQ1_M",
+            32 => "BF16",
+            36 => "TQ1_0",
+            37 => "TQ2_0",
+            38 => "MXFP4_MOE",
+            39 => "NVFP4",
+            40 => "Q1_0",
+            41 => "Q2_0",
+            _ => return None,
+        })
+    }
+
     /// An unsigned integer of up to 32 bits.
     pub fn u32(&self, key: &str) -> Result<u32, GgufError> {
         self.typed(key, "an unsigned 32-bit integer", |v| v.as_u64().and_then(|n| u32::try_from(n).ok()))

@@ -11,7 +11,8 @@
 //! The sums in them are of integers and thus exact in any order, so every form that keeps the chain
 //! of multiply-adds gives the same bits.
 
-use segno_quant::TensorType;
+use segno_quant::block::BlockMxfp4;
+use segno_quant::{TensorType, grid};
 
 use super::math::fma;
 use super::quant::{QuantRow, Rounding};
@@ -91,9 +92,14 @@ pub(crate) struct Q41;
 pub(crate) struct Q50;
 pub(crate) struct Q51;
 pub(crate) struct Q80;
+pub(crate) struct Iq4Nl;
+pub(crate) struct Mxfp4;
+pub(crate) struct Q2K;
+pub(crate) struct Q3K;
 pub(crate) struct Q4K;
 pub(crate) struct Q5K;
 pub(crate) struct Q6K;
+pub(crate) struct Iq4Xs;
 
 fn nibbles(bytes: &[u8], w: &mut [i8; 32]) {
     for (i, byte) in bytes[..16].iter().enumerate() {
@@ -157,6 +163,31 @@ impl Block32 for Q80 {
     }
 }
 
+/// Replaces nibbles by the steps they stand for.
+fn stepped(steps: &[i8; 16], w: &mut [i8]) {
+    w.iter_mut().for_each(|w| *w = steps[*w as usize]);
+}
+
+impl Block32 for Iq4Nl {
+    const BYTES: usize = 18;
+    const MIN: bool = false;
+    fn read(block: &[u8], w: &mut [i8; 32]) -> (f32, f32) {
+        nibbles(&block[2..], w);
+        stepped(&grid::IQ4_STEPS, w);
+        (half(block), 0.0)
+    }
+}
+
+impl Block32 for Mxfp4 {
+    const BYTES: usize = 17;
+    const MIN: bool = false;
+    fn read(block: &[u8], w: &mut [i8; 32]) -> (f32, f32) {
+        nibbles(&block[1..], w);
+        stepped(&grid::E2M1_DOUBLED, w);
+        (BlockMxfp4::scale(block[0]), 0.0)
+    }
+}
+
 /// Scales and minima of the eight sub-blocks of Q4_K and Q5_K, from 12 bytes: six bits each, those of
 /// the upper four sub-blocks in a nibble and the two bits that the lower four leave.
 pub(crate) fn sub_blocks(packed: &[u8]) -> ([u8; 8], [u8; 8]) {
@@ -173,6 +204,63 @@ pub(crate) fn sub_blocks(packed: &[u8]) -> ([u8; 8], [u8; 8]) {
 
 fn by_sixteens(sub_blocks: [u8; 8], parts: &mut [i16; 16]) {
     parts.iter_mut().enumerate().for_each(|(i, part)| *part = i16::from(sub_blocks[i / 2]));
+}
+
+/// The sixteen scales of Q3_K, from 12 bytes: see [`segno_quant::block::BlockQ3K`].
+pub(crate) fn q3_scales(packed: &[u8]) -> [i8; 16] {
+    let scale = |k: usize| packed[k % 8] >> (4 * (k / 8)) & 15 | (packed[8 + k % 4] >> (2 * (k / 4)) & 3) << 4;
+    std::array::from_fn(|k| scale(k) as i8 - 32)
+}
+
+/// The eight scales of IQ4_XS, from the 6 bytes that follow `d`.
+pub(crate) fn iq4_xs_scales(packed: &[u8]) -> [i8; 8] {
+    let high = u16::from_le_bytes([packed[0], packed[1]]);
+    let low = |k: usize| packed[2 + k / 2] >> (4 * (k % 2)) & 15;
+    std::array::from_fn(|k| (low(k) | ((high >> (2 * k) & 3) << 4) as u8) as i8 - 32)
+}
+
+impl Block256 for Q2K {
+    const BYTES: usize = 84;
+    const MIN: bool = true;
+    fn read(block: &[u8], w: &mut [i8; 256], scales: &mut [i16; 16], minima: &mut [i16; 16]) -> (f32, f32) {
+        for (k, byte) in block[..16].iter().enumerate() {
+            (scales[k], minima[k]) = (i16::from(byte & 15), i16::from(byte >> 4));
+        }
+        for (k, w) in w.chunks_exact_mut(32).enumerate() {
+            let bytes = &block[16 + 32 * (k / 4)..];
+            w.iter_mut().zip(bytes).for_each(|(w, b)| *w = (b >> (2 * (k % 4)) & 3) as i8);
+        }
+        (half(&block[80..]), half(&block[82..]))
+    }
+}
+
+impl Block256 for Q3K {
+    const BYTES: usize = 110;
+    const MIN: bool = false;
+    fn read(block: &[u8], w: &mut [i8; 256], scales: &mut [i16; 16], _: &mut [i16; 16]) -> (f32, f32) {
+        for (k, w) in w.chunks_exact_mut(32).enumerate() {
+            let bytes = block[..32].iter().zip(&block[32 + 32 * (k / 4)..]);
+            for (w, (h, l)) in w.iter_mut().zip(bytes) {
+                *w = (l >> (2 * (k % 4)) & 3 | (h >> k & 1) << 2) as i8 - 4;
+            }
+        }
+        scales.iter_mut().zip(q3_scales(&block[96..])).for_each(|(s, scale)| *s = i16::from(scale));
+        (half(&block[108..]), 0.0)
+    }
+}
+
+impl Block256 for Iq4Xs {
+    const BYTES: usize = 136;
+    const MIN: bool = false;
+    fn read(block: &[u8], w: &mut [i8; 256], scales: &mut [i16; 16], _: &mut [i16; 16]) -> (f32, f32) {
+        for (k, w) in w.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+            nibbles(&block[8 + 16 * k..], w);
+        }
+        stepped(&grid::IQ4_STEPS, w);
+        let packed = iq4_xs_scales(&block[2..]);
+        scales.iter_mut().enumerate().for_each(|(i, s)| *s = i16::from(packed[i / 2]));
+        (half(block), 0.0)
+    }
 }
 
 impl Block256 for Q4K {
@@ -281,9 +369,14 @@ pub(super) fn portable(ty: TensorType) -> Option<BlockKernels> {
         TensorType::Q5_0 => blocks_32(dot_32::<Q50>),
         TensorType::Q5_1 => blocks_32(dot_32::<Q51>),
         TensorType::Q8_0 => blocks_32(dot_32::<Q80>),
+        TensorType::IQ4_NL => blocks_32(dot_32::<Iq4Nl>),
+        TensorType::MXFP4 => blocks_32(dot_32::<Mxfp4>),
+        TensorType::Q2_K => blocks_256(dot_256::<Q2K>),
+        TensorType::Q3_K => blocks_256(dot_256::<Q3K>),
         TensorType::Q4_K => blocks_256(dot_256::<Q4K>),
         TensorType::Q5_K => blocks_256(dot_256::<Q5K>),
         TensorType::Q6_K => blocks_256(dot_256::<Q6K>),
+        TensorType::IQ4_XS => blocks_256(dot_256::<Iq4Xs>),
         _ => None,
     }
 }

@@ -30,10 +30,16 @@ impl Random {
         let mut bytes: Vec<u8> = (0..rows * ty.row_bytes(n).unwrap()).map(|_| self.next() as u8).collect();
         let scales: &[usize] = match ty {
             TensorType::Q6_K => &[208],
+            TensorType::Q2_K => &[80, 82],
+            TensorType::Q3_K => &[108],
+            TensorType::MXFP4 => &[],
             TensorType::Q4_1 | TensorType::Q5_1 | TensorType::Q4_K | TensorType::Q5_K => &[0, 2],
             _ => &[0],
         };
         for block in bytes.chunks_exact_mut(ty.block_bytes()) {
+            if ty == TensorType::MXFP4 {
+                block[0] = 120 + block[0] % 16;
+            }
             for &at in scales {
                 block[at..at + 2].copy_from_slice(&half::f16::from_f32(self.float()).to_le_bytes());
             }
@@ -42,15 +48,20 @@ impl Random {
     }
 }
 
-const BLOCKS: [TensorType; 8] = [
+const BLOCKS: [TensorType; 13] = [
     TensorType::Q4_0,
     TensorType::Q4_1,
     TensorType::Q5_0,
     TensorType::Q5_1,
     TensorType::Q8_0,
+    TensorType::IQ4_NL,
+    TensorType::MXFP4,
+    TensorType::Q2_K,
+    TensorType::Q3_K,
     TensorType::Q4_K,
     TensorType::Q5_K,
     TensorType::Q6_K,
+    TensorType::IQ4_XS,
 ];
 
 fn levels() -> [&'static Kernels; 2] {
@@ -144,7 +155,14 @@ fn extreme_integers_do_not_overflow() {
                 let one = half::f16::ONE.to_le_bytes();
                 match ty {
                     TensorType::Q6_K => block[208..].copy_from_slice(&one),
-                    TensorType::Q8_0 | TensorType::Q4_0 | TensorType::Q5_0 => block[..2].copy_from_slice(&one),
+                    TensorType::Q3_K => block[108..].copy_from_slice(&one),
+                    TensorType::Q2_K => [80, 82].into_iter().for_each(|at| block[at..at + 2].copy_from_slice(&one)),
+                    TensorType::MXFP4 => block[0] = 128,
+                    TensorType::Q8_0
+                    | TensorType::Q4_0
+                    | TensorType::Q5_0
+                    | TensorType::IQ4_NL
+                    | TensorType::IQ4_XS => block[..2].copy_from_slice(&one),
                     _ => [0, 2].into_iter().for_each(|at| block[at..at + 2].copy_from_slice(&one)),
                 }
             }

@@ -8,14 +8,6 @@ use bytemuck::{Pod, Zeroable};
 use crate::block::{Block, Encode};
 use crate::{TensorType, grid};
 
-/// `2^(e - 128)`; the two smallest are subnormal.
-fn power(e: u8) -> f32 {
-    match e {
-        0 | 1 => f32::from_bits(1 << (21 + e)),
-        _ => f32::from_bits(u32::from(e - 1) << 23),
-    }
-}
-
 /// The code nearest to `x` for scale `d`.
 fn code(x: f32, d: f32) -> usize {
     // Half-way between neighbours of the table; a tie goes to the even code.
@@ -42,10 +34,20 @@ impl Block<32> for BlockMxfp4 {
     const TYPE: TensorType = TensorType::MXFP4;
 
     fn decode(&self, out: &mut [f32; 32]) {
-        let d = power(self.e);
+        let d = Self::scale(self.e);
         for (i, &byte) in self.qs.iter().enumerate() {
             out[i] = f32::from(grid::E2M1_DOUBLED[usize::from(byte & 15)]) * d;
             out[i + 16] = f32::from(grid::E2M1_DOUBLED[usize::from(byte >> 4)]) * d;
+        }
+    }
+}
+
+impl BlockMxfp4 {
+    /// The scale that is stored as `e`: `2^(e - 128)`; the two smallest are subnormal.
+    pub fn scale(e: u8) -> f32 {
+        match e {
+            0 | 1 => f32::from_bits(1 << (21 + e)),
+            _ => f32::from_bits(u32::from(e - 1) << 23),
         }
     }
 }
@@ -61,11 +63,11 @@ impl Encode<32> for BlockMxfp4 {
         let exponent = (largest.to_bits() >> 23) as i32 - 2;
         let candidates = [exponent, exponent + 1].map(|e| e.clamp(0, 254) as u8);
         let error = |e: u8| -> f64 {
-            let d = power(e);
+            let d = Self::scale(e);
             values.iter().map(|&x| f64::from(x - f32::from(grid::E2M1_DOUBLED[code(x, d)]) * d).powi(2)).sum()
         };
         let e = if error(candidates[1]) < error(candidates[0]) { candidates[1] } else { candidates[0] };
-        let q = |i: usize| code(values[i], power(e)) as u8;
+        let q = |i: usize| code(values[i], Self::scale(e)) as u8;
         BlockMxfp4 { e, qs: std::array::from_fn(|i| q(i) | q(i + 16) << 4) }
     }
 }
@@ -77,13 +79,13 @@ mod tests {
     #[test]
     fn every_exponent_is_a_power_of_two() {
         for e in 0..=255u8 {
-            assert_eq!(f64::from(power(e)), 2f64.powi(i32::from(e) - 128), "{e}");
+            assert_eq!(f64::from(BlockMxfp4::scale(e)), 2f64.powi(i32::from(e) - 128), "{e}");
         }
     }
 
     #[test]
     fn codes_are_the_nearest_and_ties_go_to_the_even_one() {
-        for d in [1.0, power(0), 0.25] {
+        for d in [1.0, BlockMxfp4::scale(0), 0.25] {
             for (q, &value) in grid::E2M1_DOUBLED.iter().enumerate().filter(|&(q, _)| q != 8) {
                 assert_eq!(code(f32::from(value) * d, d), q);
             }

@@ -176,7 +176,8 @@ struct Described {
 fn describe(model: &Model) -> Described {
     let summary = inspect::summary(model.gguf());
     let architecture = model.gguf().get("general.architecture").and_then(Value::as_str).unwrap_or("?");
-    let ty = summary.bytes_of_type.iter().max_by_key(|(_, bytes)| **bytes).map_or("?", |(name, _)| *name);
+    let most = || summary.bytes_of_type.iter().max_by_key(|(_, bytes)| **bytes).map(|(name, _)| *name);
+    let ty = model.gguf().file_type().or_else(most).unwrap_or("?");
     let name = format!("{architecture} {} {ty}", scaled(summary.parameters).replace(' ', ""));
     Described { model: name, bytes: summary.tensor_bytes, parameters: summary.parameters }
 }

@@ -5,19 +5,25 @@
 //! then the integers of four inputs at a time, output after output.
 
 use std::arch::x86_64::{
-    __m256i, _mm_cvtepu8_epi16, _mm_cvtsi32_si128, _mm_loadl_epi64, _mm_loadu_si128, _mm_madd_epi16, _mm_set_epi8,
-    _mm_shuffle_epi8, _mm256_add_epi16, _mm256_add_epi32, _mm256_and_si256, _mm256_broadcastsi128_si256,
+    __m128i, __m256i, _mm_and_si128, _mm_cvtepu8_epi16, _mm_cvtsi32_si128, _mm_loadl_epi64, _mm_loadu_si128,
+    _mm_madd_epi16, _mm_set_epi8, _mm_set1_epi8, _mm_setr_epi32, _mm_shuffle_epi8, _mm_srli_epi16, _mm_sub_epi8,
+    _mm256_abs_epi8, _mm256_add_epi16, _mm256_add_epi32, _mm256_and_si256, _mm256_broadcastsi128_si256,
     _mm256_cvtepi8_epi16, _mm256_cvtepi32_ps, _mm256_fmadd_ps, _mm256_fnmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256,
-    _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_mul_ps, _mm256_or_si256, _mm256_set1_epi8, _mm256_set1_epi32,
-    _mm256_set1_ps, _mm256_setzero_ps, _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_slli_epi16, _mm256_slli_epi32,
-    _mm256_srl_epi16, _mm256_storeu_ps, _mm256_storeu_si256, _mm256_sub_epi32, _mm256_zextsi128_si256,
+    _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_mul_ps, _mm256_or_si256, _mm256_set1_epi8, _mm256_set1_epi16,
+    _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps, _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_sign_epi8,
+    _mm256_slli_epi16, _mm256_slli_epi32, _mm256_srl_epi16, _mm256_storeu_ps, _mm256_storeu_si256, _mm256_sub_epi32,
+    _mm256_zextsi128_si256,
 };
 
-use segno_quant::TensorType;
+use segno_quant::{TensorType, grid};
 
-use super::super::block::{BlockKernels, PanelKernels, Q4K, Q5K, Q6K, TALL, WIDE, WeightRows, sub_blocks};
+use super::super::block::{
+    BlockKernels, Iq4Xs, PanelKernels, Q2K, Q3K, Q4K, Q5K, Q6K, TALL, WIDE, WeightRows, iq4_xs_scales, q3_scales,
+    sub_blocks,
+};
 use super::super::quant::{QuantRow, Rounding};
-use super::{halves, sums_of_eight, transpose};
+use super::blocks_32::{nibbles as nibbles_32, stepped};
+use super::{halves, prefetch, sums_of_eight, transpose};
 use crate::simd::block::Block256;
 
 /// How the integers of a format are multiplied.
@@ -26,11 +32,11 @@ trait Format: Block256 {
     const D: usize;
     /// Neighbours that share a scale: 32 or 16.
     const PART: usize;
-    /// Products of pairs whose sum fits 16 bits.
+    /// Products of pairs whose sum fits 16 bits; 1 also says that the integers have a sign.
     const PAIRS: usize;
 
-    /// The integers of 32 neighbours, without a sign. What is taken off them afterwards counts
-    /// among the minima.
+    /// The integers of 32 neighbours, without a sign unless `PAIRS` is 1. What is taken off them
+    /// afterwards counts among the minima.
     ///
     /// # Safety
     /// The block's bytes can be read, `k < 8`; the caller has AVX2.
@@ -160,6 +166,114 @@ impl Format for Q5K {
     }
 }
 
+/// The sum of products of parts of 16 with scales of 8 bits.
+///
+/// # Safety
+/// Block and 256 integers can be read; the caller has AVX2.
+#[inline(always)]
+unsafe fn sixteenth_sums<F: Format>(block: *const u8, q: *const i8, scales: __m128i) -> __m256i {
+    // SAFETY: as promised by the caller.
+    unsafe {
+        let mut total = _mm256_setzero_si256();
+        for k in 0..8 {
+            let pairs = _mm256_maddubs_epi16(F::ints(block, k), _mm256_loadu_si256(q.add(32 * k).cast()));
+            let (a, b) = (2 * k as i8, 2 * k as i8 + 1);
+            let two = _mm_shuffle_epi8(scales, _mm_set_epi8(b, b, b, b, b, b, b, b, a, a, a, a, a, a, a, a));
+            total = _mm256_add_epi32(total, _mm256_madd_epi16(pairs, _mm256_cvtepi8_epi16(two)));
+        }
+        total
+    }
+}
+
+/// Scales with the sums of 16 neighbours: what integers cost that were taken 1 too large.
+///
+/// # Safety
+/// 16 sums can be read; the caller has AVX2.
+#[inline(always)]
+unsafe fn one_each(scales: __m128i, sums: *const i16) -> __m256i {
+    // SAFETY: as promised by the caller.
+    unsafe { _mm256_madd_epi16(_mm256_cvtepi8_epi16(scales), _mm256_loadu_si256(sums.cast())) }
+}
+
+impl Format for Q2K {
+    const D: usize = 80;
+    const PART: usize = 16;
+    const PAIRS: usize = 4;
+
+    #[inline(always)]
+    unsafe fn ints(block: *const u8, k: usize) -> __m256i {
+        // SAFETY: within the block.
+        unsafe { two_bits(block.add(16), k) }
+    }
+
+    #[inline(always)]
+    unsafe fn sums(block: *const u8, q: *const i8, sums: *const i16) -> (__m256i, __m256i) {
+        // SAFETY: as promised by the caller: 16 scales with minima, 256 integers, 24 sums.
+        unsafe {
+            let (both, mask) = (_mm_loadu_si128(block.cast()), _mm_set1_epi8(15));
+            let minima = _mm_and_si128(_mm_srli_epi16::<4>(both), mask);
+            (sixteenth_sums::<Q2K>(block, q, _mm_and_si128(both, mask)), one_each(minima, sums))
+        }
+    }
+
+    fn parts(block: &[u8], scales: &mut [i16; 16], minima: &mut [i16; 16]) {
+        for (i, byte) in block[..16].iter().enumerate() {
+            (scales[i], minima[i]) = (i16::from(byte & 15), i16::from(byte >> 4));
+        }
+    }
+}
+
+/// Pairs of bits of sub-block `k` of Q2_K and Q3_K.
+///
+/// # Safety
+/// 64 bytes can be read, `k < 8`; the caller has AVX2.
+#[inline(always)]
+unsafe fn two_bits(at: *const u8, k: usize) -> __m256i {
+    // SAFETY: as promised by the caller.
+    unsafe {
+        let four = _mm256_loadu_si256(at.add(k / 4 * 32).cast());
+        _mm256_and_si256(_mm256_srl_epi16(four, _mm_cvtsi32_si128((k % 4 * 2) as i32)), _mm256_set1_epi8(3))
+    }
+}
+
+impl Format for Q3K {
+    const D: usize = 108;
+    const PART: usize = 16;
+    const PAIRS: usize = 4;
+
+    #[inline(always)]
+    unsafe fn ints(block: *const u8, k: usize) -> __m256i {
+        // SAFETY: within the block.
+        unsafe {
+            let high = _mm256_srl_epi16(_mm256_loadu_si256(block.cast()), _mm_cvtsi32_si128(k as i32));
+            let high = _mm256_slli_epi16::<2>(_mm256_and_si256(high, _mm256_set1_epi8(1)));
+            _mm256_or_si256(two_bits(block.add(32), k), high)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn sums(block: *const u8, q: *const i8, sums: *const i16) -> (__m256i, __m256i) {
+        // SAFETY: as promised by the caller: 12 bytes of scales, 256 integers, 24 sums.
+        unsafe {
+            // Four scales at a time: their low nibbles, and two bits from the last four bytes.
+            let word = |i: usize| block.add(96 + 4 * i).cast::<u32>().read_unaligned();
+            let (a, b, c) = (word(0), word(1), word(2));
+            let four = |low: u32, high: u32| ((low & 0x0f0f_0f0f) | (high & 0x0303_0303) << 4) as i32;
+            let scales = _mm_setr_epi32(four(a, c), four(b, c >> 2), four(a >> 4, c >> 4), four(b >> 4, c >> 6));
+            let scales = _mm_sub_epi8(scales, _mm_set1_epi8(32));
+            let off = _mm256_slli_epi32::<2>(one_each(scales, sums));
+            (_mm256_sub_epi32(sixteenth_sums::<Q3K>(block, q, scales), off), _mm256_setzero_si256())
+        }
+    }
+
+    fn parts(block: &[u8], scales: &mut [i16; 16], minima: &mut [i16; 16]) {
+        for (i, scale) in q3_scales(&block[96..]).into_iter().enumerate() {
+            scales[i] = i16::from(scale);
+            minima[i] = scales[i] * 4;
+        }
+    }
+}
+
 impl Format for Q6K {
     const D: usize = 208;
     const PART: usize = 16;
@@ -173,9 +287,7 @@ impl Format for Q6K {
             let low = _mm256_loadu_si256(block.add(64 * h + 32 * (g & 1)).cast());
             let low =
                 _mm256_and_si256(_mm256_srl_epi16(low, _mm_cvtsi32_si128((g / 2 * 4) as i32)), _mm256_set1_epi8(15));
-            let high = _mm256_loadu_si256(block.add(128 + 32 * h).cast());
-            let high = _mm256_and_si256(_mm256_srl_epi16(high, _mm_cvtsi32_si128(2 * g as i32)), _mm256_set1_epi8(3));
-            _mm256_or_si256(low, _mm256_slli_epi16::<4>(high))
+            _mm256_or_si256(low, _mm256_slli_epi16::<4>(two_bits(block.add(128), k)))
         }
     }
 
@@ -184,16 +296,8 @@ impl Format for Q6K {
         // SAFETY: as promised by the caller: 16 scales, 256 integers, 24 sums.
         unsafe {
             let scales = _mm_loadu_si128(block.add(192).cast());
-            // The integers were taken 32 too large.
-            let off = _mm256_madd_epi16(_mm256_cvtepi8_epi16(scales), _mm256_loadu_si256(sums.cast()));
-            let mut total = _mm256_sub_epi32(_mm256_setzero_si256(), _mm256_slli_epi32::<5>(off));
-            for k in 0..8 {
-                let pairs = _mm256_maddubs_epi16(Q6K::ints(block, k), _mm256_loadu_si256(q.add(32 * k).cast()));
-                let (a, b) = (2 * k as i8, 2 * k as i8 + 1);
-                let two = _mm_shuffle_epi8(scales, _mm_set_epi8(b, b, b, b, b, b, b, b, a, a, a, a, a, a, a, a));
-                total = _mm256_add_epi32(total, _mm256_madd_epi16(pairs, _mm256_cvtepi8_epi16(two)));
-            }
-            (total, _mm256_setzero_si256())
+            let off = _mm256_slli_epi32::<5>(one_each(scales, sums));
+            (_mm256_sub_epi32(sixteenth_sums::<Q6K>(block, q, scales), off), _mm256_setzero_si256())
         }
     }
 
@@ -202,6 +306,39 @@ impl Format for Q6K {
             scales[i] = i16::from(*byte as i8);
             minima[i] = scales[i] * 32;
         }
+    }
+}
+
+impl Format for Iq4Xs {
+    const D: usize = 0;
+    const PART: usize = 32;
+    const PAIRS: usize = 1;
+
+    #[inline(always)]
+    unsafe fn ints(block: *const u8, k: usize) -> __m256i {
+        // SAFETY: within the block.
+        unsafe { stepped(&grid::IQ4_STEPS, nibbles_32(block.add(8 + 16 * k))) }
+    }
+
+    #[inline(always)]
+    unsafe fn sums(block: *const u8, q: *const i8, _: *const i16) -> (__m256i, __m256i) {
+        // SAFETY: as promised by the caller: 6 bytes of scales, 256 integers.
+        unsafe {
+            let scales = iq4_xs_scales(std::slice::from_raw_parts(block.add(2), 6));
+            let mut total = _mm256_setzero_si256();
+            for k in 0..8 {
+                let (w, x) = (Iq4Xs::ints(block, k), _mm256_loadu_si256(q.add(32 * k).cast()));
+                let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+                let scale = _mm256_set1_epi16(i16::from(scales[k]));
+                total = _mm256_add_epi32(total, _mm256_madd_epi16(pairs, scale));
+            }
+            (total, _mm256_setzero_si256())
+        }
+    }
+
+    fn parts(block: &[u8], scales: &mut [i16; 16], _: &mut [i16; 16]) {
+        let packed = iq4_xs_scales(&block[2..]);
+        scales.iter_mut().enumerate().for_each(|(i, s)| *s = i16::from(packed[i / 2]));
     }
 }
 
@@ -233,6 +370,7 @@ unsafe fn dot_of<F: Format>(w: &WeightRows<'_>, x: QuantRow<'_>, y: &mut [f32; W
             let mut totals = [_mm256_setzero_si256(); WIDE];
             let mut minima = [_mm256_setzero_si256(); WIDE];
             for o in 0..WIDE {
+                prefetch(rows[o].wrapping_add(WIDE * w.stride + at), F::BYTES);
                 (totals[o], minima[o]) = F::sums(rows[o].add(at), q, sums);
             }
             let dx = _mm256_set1_ps(*x.d.get_unchecked(b));
@@ -373,7 +511,10 @@ unsafe fn product_of<F: Format, const R: usize>(
                     let w = _mm256_loadu_si256(from.add(32 * step).cast());
                     for r in 0..R {
                         let four = _mm256_set1_epi32(q[r].add(256 * b + 4 * step).cast::<i32>().read_unaligned());
-                        pairs[r] = _mm256_add_epi16(pairs[r], _mm256_maddubs_epi16(w, four));
+                        pairs[r] = match F::PAIRS {
+                            1 => _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(four, w)),
+                            _ => _mm256_add_epi16(pairs[r], _mm256_maddubs_epi16(w, four)),
+                        };
                     }
                 }
                 let scale = _mm256_loadu_si256(scales.add(part * F::PAIRS * 4 / F::PART * 32).cast());
@@ -407,9 +548,12 @@ fn of<F: Format>() -> Option<BlockKernels> {
 /// The kernels of a type with blocks of 256.
 pub(super) fn kernels(ty: TensorType) -> Option<BlockKernels> {
     match ty {
+        TensorType::Q2_K => of::<Q2K>(),
+        TensorType::Q3_K => of::<Q3K>(),
         TensorType::Q4_K => of::<Q4K>(),
         TensorType::Q5_K => of::<Q5K>(),
         TensorType::Q6_K => of::<Q6K>(),
+        TensorType::IQ4_XS => of::<Iq4Xs>(),
         _ => None,
     }
 }

@@ -4,19 +4,20 @@
 //! them, then the integers of four inputs at a time, output after output.
 
 use std::arch::x86_64::{
-    __m256i, _mm_and_si128, _mm_loadu_si128, _mm_set1_epi8, _mm_srli_epi16, _mm256_abs_epi8, _mm256_add_epi16,
-    _mm256_add_epi32, _mm256_and_si256, _mm256_cmpeq_epi8, _mm256_cvtepi32_ps, _mm256_fmadd_ps, _mm256_loadu_ps,
-    _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_mul_ps, _mm256_or_si256, _mm256_set_m128i,
-    _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_epi64x, _mm256_set1_ps, _mm256_setr_epi64x,
-    _mm256_setzero_ps, _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_sign_epi8, _mm256_storeu_ps,
-    _mm256_storeu_si256, _mm256_sub_epi32,
+    __m256, __m256i, _mm_and_si128, _mm_loadu_si128, _mm_set1_epi8, _mm_srli_epi16, _mm256_abs_epi8, _mm256_add_epi16,
+    _mm256_add_epi32, _mm256_and_si256, _mm256_broadcastsi128_si256, _mm256_cmpeq_epi8, _mm256_cvtepi32_ps,
+    _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_mul_ps,
+    _mm256_or_si256, _mm256_set_m128i, _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_epi64x,
+    _mm256_set1_ps, _mm256_setr_epi64x, _mm256_setzero_ps, _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_sign_epi8,
+    _mm256_storeu_ps, _mm256_storeu_si256, _mm256_sub_epi32,
 };
 
-use segno_quant::TensorType;
+use segno_quant::block::BlockMxfp4;
+use segno_quant::{TensorType, grid};
 
-use super::super::block::{BlockKernels, PanelKernels, Q40, Q41, Q50, Q51, Q80, TALL, WIDE, WeightRows};
+use super::super::block::{BlockKernels, Iq4Nl, Mxfp4, PanelKernels, Q40, Q41, Q50, Q51, Q80, TALL, WIDE, WeightRows};
 use super::super::quant::{QuantRow, Rounding};
-use super::{halves, sums_of_eight, transpose};
+use super::{halves, prefetch, sums_of_eight, transpose};
 use crate::simd::block::Block32;
 
 /// How the integers of a format are multiplied.
@@ -30,6 +31,15 @@ trait Format: Block32 {
     /// # Safety
     /// The block's bytes can be read; the caller has AVX2.
     unsafe fn ints(block: *const u8) -> __m256i;
+    /// The scales of eight blocks.
+    ///
+    /// # Safety
+    /// As for [`ints`](Self::ints).
+    #[inline(always)]
+    unsafe fn scales(blocks: [*const u8; WIDE]) -> __m256 {
+        // SAFETY: a block begins with its scale, a half.
+        unsafe { halves(blocks) }
+    }
 }
 
 /// 16 bytes of nibbles: the low ones, then the high ones.
@@ -37,7 +47,7 @@ trait Format: Block32 {
 /// # Safety
 /// 16 bytes can be read; the caller has AVX2.
 #[inline(always)]
-unsafe fn nibbles(at: *const u8) -> __m256i {
+pub(super) unsafe fn nibbles(at: *const u8) -> __m256i {
     // SAFETY: as promised by the caller.
     unsafe {
         let (both, mask) = (_mm_loadu_si128(at.cast()), _mm_set1_epi8(15));
@@ -111,6 +121,49 @@ impl Format for Q80 {
     }
 }
 
+/// What nibbles stand for, of 16 steps.
+///
+/// # Safety
+/// The caller has AVX2.
+#[inline(always)]
+pub(super) unsafe fn stepped(steps: &[i8; 16], nibbles: __m256i) -> __m256i {
+    // SAFETY: 16 bytes.
+    unsafe { _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(steps.as_ptr().cast())), nibbles) }
+}
+
+impl Format for Iq4Nl {
+    const OFFSET: i32 = 0;
+    const PAIRS: usize = 1;
+    #[inline(always)]
+    unsafe fn ints(block: *const u8) -> __m256i {
+        // SAFETY: within the block.
+        unsafe { stepped(&grid::IQ4_STEPS, nibbles(block.add(2))) }
+    }
+}
+
+impl Format for Mxfp4 {
+    const OFFSET: i32 = 12;
+    const PAIRS: usize = 4;
+    #[inline(always)]
+    unsafe fn ints(block: *const u8) -> __m256i {
+        const STEPS: [i8; 16] = {
+            let (mut steps, mut i) = (grid::E2M1_DOUBLED, 0);
+            while i < 16 {
+                steps[i] += Mxfp4::OFFSET as i8;
+                i += 1;
+            }
+            steps
+        };
+        // SAFETY: within the block.
+        unsafe { stepped(&STEPS, nibbles(block.add(1))) }
+    }
+    #[inline(always)]
+    unsafe fn scales(blocks: [*const u8; WIDE]) -> __m256 {
+        // SAFETY: the first byte of each block; eight floats.
+        unsafe { _mm256_loadu_ps(blocks.map(|block| BlockMxfp4::scale(*block)).as_ptr()) }
+    }
+}
+
 /// Sums of products of four neighbours. -128 is right, too: its magnitude is taken without a sign.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -148,7 +201,11 @@ unsafe fn dot_of<F: Format>(w: &WeightRows<'_>, x: QuantRow<'_>, y: &mut [f32; W
             let q = _mm256_loadu_si256(x.q.as_ptr().add(32 * b).cast());
             let at = b * F::BYTES;
             let mut sums = [_mm256_setzero_si256(); WIDE];
+            let line = b % (64 / F::BYTES) == 0;
             for o in 0..WIDE {
+                if line {
+                    prefetch(rows[o].wrapping_add(WIDE * w.stride + at), 64);
+                }
                 sums[o] = fours(F::ints(rows[o].add(at)), q, F::PAIRS == 1);
             }
             let (dx, sum) = (*x.d.get_unchecked(b), *x.sums.get_unchecked(b));
@@ -156,7 +213,7 @@ unsafe fn dot_of<F: Format>(w: &WeightRows<'_>, x: QuantRow<'_>, y: &mut [f32; W
             if F::OFFSET != 0 {
                 total = _mm256_sub_epi32(total, _mm256_set1_epi32(F::OFFSET * i32::from(sum)));
             }
-            let d = halves(rows.map(|row| row.add(at)));
+            let d = F::scales(rows.map(|row| row.add(at)));
             acc = _mm256_fmadd_ps(_mm256_cvtepi32_ps(total), _mm256_mul_ps(d, _mm256_set1_ps(dx)), acc);
             if F::MIN {
                 let m = halves(rows.map(|row| row.add(at + 2)));
@@ -194,7 +251,7 @@ unsafe fn pack_of<F: Format>(w: &WeightRows<'_>, panel: &mut [u8], n: usize) {
         // SAFETY: block `b < n` of each row, and of the panel.
         unsafe {
             let blocks = rows.map(|row| row.add(b * F::BYTES));
-            _mm256_storeu_ps(to.cast(), halves(blocks));
+            _mm256_storeu_ps(to.cast(), F::scales(blocks));
             to = to.add(32);
             if F::MIN {
                 _mm256_storeu_ps(to.cast(), halves(blocks.map(|block| block.add(2))));
@@ -304,6 +361,8 @@ pub(super) fn kernels(ty: TensorType) -> Option<BlockKernels> {
         TensorType::Q5_0 => of::<Q50>(),
         TensorType::Q5_1 => of::<Q51>(),
         TensorType::Q8_0 => of::<Q80>(),
+        TensorType::IQ4_NL => of::<Iq4Nl>(),
+        TensorType::MXFP4 => of::<Mxfp4>(),
         _ => None,
     }
 }

@@ -6,7 +6,7 @@ use std::arch::x86_64::{
 };
 
 use super::super::float::{DeltaToken, FloatRows, FloatType, Inputs, Outputs, PAGE, Weighted, delta_rows_of};
-use super::sum_lanes;
+use super::{prefetch, sum_lanes};
 
 const F32: u8 = 0;
 const F16: u8 = 1;
@@ -125,6 +125,10 @@ unsafe fn tile<const T: u8, const R: usize, const O: usize>(
         while i < body {
             let mut ws = [_mm256_setzero_ps(); O];
             for k in 0..O {
+                // In a step of many rows they are in the cache already.
+                if R == 1 && (i * size(T)).is_multiple_of(64) {
+                    prefetch(w_rows[k].wrapping_add(O * w.stride + i * size(T)), 64);
+                }
                 ws[k] = load::<T>(w_rows[k].add(i * size(T)));
             }
             for l in 0..R {

@@ -10,8 +10,8 @@ mod float;
 mod load;
 
 use std::arch::x86_64::{
-    __m128i, __m256, __m256i, _mm_add_ps, _mm_add_ss, _mm_cvtss_f32, _mm_insert_epi16, _mm_movehl_ps,
-    _mm_setzero_si128, _mm_shuffle_ps, _mm256_add_epi32, _mm256_castps256_ps128, _mm256_cvtph_ps,
+    __m128i, __m256, __m256i, _MM_HINT_T0, _mm_add_ps, _mm_add_ss, _mm_cvtss_f32, _mm_insert_epi16, _mm_movehl_ps,
+    _mm_prefetch, _mm_setzero_si128, _mm_shuffle_ps, _mm256_add_epi32, _mm256_castps256_ps128, _mm256_cvtph_ps,
     _mm256_extractf128_ps, _mm256_hadd_epi32, _mm256_permute2x128_si256, _mm256_unpackhi_epi32, _mm256_unpackhi_epi64,
     _mm256_unpacklo_epi32, _mm256_unpacklo_epi64,
 };
@@ -35,6 +35,16 @@ fn sum_lanes(v: __m256) -> f32 {
     let four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
     let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
     _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
+}
+
+/// Asks for bytes that will be needed, of the next outputs: hardware foresees one or two streams, not
+/// the eight rows that are walked side by side. They need not be readable.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn prefetch(at: *const u8, bytes: usize) {
+    for line in (0..bytes).step_by(64) {
+        _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(line).cast());
+    }
 }
 
 /// The sums of eight vectors of integers, one a lane.
