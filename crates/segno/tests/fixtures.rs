@@ -54,6 +54,9 @@ fn quantised_files_stay_near_their_decoded_weights() {
             let (error, size) = (rms(&found, &expected), rms(&expected, &vec![0.0; expected.len()]));
             println!("{} {kind}: RMS error {error:.3e} of {size:.2}", fixture.name);
             assert!(error <= 0.25 * size, "{} {kind}: RMS error {error} of {size}", fixture.name);
+            let max = max_abs(&logits(fixture, &file, &["--exact-activations"]), &expected);
+            println!("{} {kind}: max abs error with exact activations {max:.2e}", fixture.name);
+            assert!(max <= 1e-3, "{} {kind}: max abs error {max} with exact activations", fixture.name);
         }
     }
 }

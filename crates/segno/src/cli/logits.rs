@@ -2,14 +2,16 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
 use safetensors::tensor::{Dtype, TensorView};
 use segno::{Model, open_device};
+use segno_cpu::{CpuDevice, CpuOptions};
 use segno_ir::reference::Reference;
-use segno_ir::{Cancel, Input, Output, SpanKind, StateLayout};
+use segno_ir::{Cancel, Device, Input, Output, SpanKind, StateLayout};
 use segno_runtime::{ExecutorOptions, Work};
 
 use super::DeviceArgs;
@@ -32,6 +34,9 @@ pub struct LogitsArgs {
     /// Use the f64 interpreter that all backends are compared with (slow)
     #[arg(long, conflicts_with = "device")]
     reference: bool,
+    /// Compute on the CPU and leave activations in f32 beside block weights (slow)
+    #[arg(long, conflicts_with_all = ["reference", "device"])]
+    exact_activations: bool,
     /// Rows of a step
     #[arg(short, long, default_value_t = 512, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536))]
     batch: u32,
@@ -82,7 +87,11 @@ fn by_reference(model: &Model, args: &LogitsArgs, tokens: &[u32]) -> anyhow::Res
 }
 
 fn by_device(model: &Model, args: &LogitsArgs, tokens: &[u32]) -> anyhow::Result<Vec<f32>> {
-    let device = open_device(&args.device.device, args.device.threads.map(|n| n as usize))?;
+    let threads = args.device.threads.map(|n| n as usize);
+    let device: Arc<dyn Device> = match args.exact_activations {
+        true => Arc::new(CpuDevice::new(CpuOptions { threads, exact_activations: true, ..CpuOptions::default() })),
+        false => open_device(&args.device.device, threads)?,
+    };
     let batch = args.batch.min(tokens.len() as u32).max(segno_ir::PAGE_TOKENS);
     let options = ExecutorOptions {
         n_ctx: tokens.len() as u32,
