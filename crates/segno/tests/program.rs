@@ -55,6 +55,54 @@ fn the_same_seed_gives_the_same_reply() {
 }
 
 #[test]
+fn models_of_the_hub_are_found_in_its_cache() {
+    let cache = scratch("hub");
+    let repo = cache.join("models--some--tiny-GGUF");
+    let (old, new) = (repo.join("snapshots/0a"), repo.join("snapshots/9b"));
+    for (folder, name) in [(&old, "t-Q6_K.gguf"), (&new, "t-Q8_0.gguf"), (&new, "mmproj-t-Q4_K_M.gguf")] {
+        std::fs::create_dir_all(folder).expect("made");
+        std::fs::copy(fixture("qwen35/model-q8_0.gguf"), folder.join(name)).expect("copied");
+    }
+    std::fs::create_dir(repo.join("refs")).expect("made");
+    std::fs::write(repo.join("refs/main"), "9b\n").expect("written");
+    let ask = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_segno"));
+        command
+            .args(arguments)
+            .stdin(Stdio::null())
+            .env_remove("RUST_LOG")
+            .env("LLAMA_CACHE", &cache)
+            .output()
+            .expect("runs")
+    };
+    for (name, file) in [
+        ("some/tiny-GGUF", "t-Q8_0.gguf"),
+        ("some/tiny-GGUF:q6_k", "t-Q6_K.gguf"),
+        ("some/tiny-GGUF:Q8_0", "t-Q8_0.gguf"),
+    ] {
+        let output = ask(&["inspect", "-hf", name, "-v"]);
+        assert!(output.status.success() && text(&output.stderr).contains(file), "{name}: {}", text(&output.stderr));
+    }
+    let of_file = ask(&["tokenize", &fixture("qwen35/model-q8_0.gguf"), "-p", "a fox", "--ids"]);
+    assert_eq!(of_file.stdout, ask(&["tokenize", "-hf", "some/tiny-GGUF", "-p", "a fox", "--ids"]).stdout);
+    assert!(of_file.status.success());
+    for (name, expected) in [
+        ("some/tiny-GGUF:Q4_K_M", "of that repository there are: t-Q6_K.gguf, t-Q8_0.gguf"),
+        ("some/other", "some/other is not in the hub's local cache, "),
+        ("../../etc", "is not a model of the hub; expected user/repo"),
+    ] {
+        for command in
+            [&["run", "-p", "x", "-hf", name][..], &["bench", "-hf", name], &["bench-multiturn", "-hf", name]]
+        {
+            let output = ask(command);
+            let message = text(&output.stderr);
+            assert!(!output.status.success() && message.contains(expected), "{command:?}: {message}");
+        }
+    }
+    std::fs::remove_dir_all(cache).expect("removed");
+}
+
+#[test]
 fn wrong_use_is_told_what_would_be_right() {
     let broken = scratch("broken.gguf");
     std::fs::write(&broken, b"GGUF\x03\0\0\0\x05").expect("written");

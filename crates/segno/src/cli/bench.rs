@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
-use segno::{Model, open_device};
+use segno::{HubName, Model, open_device};
 use segno_gguf::Value;
 use segno_ir::sample::SampleParams;
 use segno_ir::{Capabilities, KvType, PAGE_TOKENS};
@@ -15,6 +15,7 @@ use serde_json::json;
 
 use super::cache::CacheType;
 use super::inspect;
+use super::model::cached;
 
 /// Measure tokens per second. Flags that take several values measure all combinations.
 #[derive(Args)]
@@ -22,6 +23,9 @@ pub struct BenchArgs {
     /// GGUF files [default: the built-in demo model]
     #[arg(short, long, value_name = "FILE", value_delimiter = ',')]
     model: Vec<PathBuf>,
+    /// Models in the Hugging Face hub's local cache (also -hf)
+    #[arg(long, value_name = "USER/REPO[:QUANT]", value_delimiter = ',')]
+    hf_repo: Vec<HubName>,
     /// Read a prompt of N tokens; 0: don't
     #[arg(short = 'p', long, value_name = "N", value_delimiter = ',', default_value = "512")]
     n_prompt: Vec<u32>,
@@ -317,12 +321,18 @@ fn bench(set: &Setting<'_>, tests: &[Test], repetitions: u32, printer: &mut Prin
 pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     let tests = tests(&args);
     anyhow::ensure!(!tests.is_empty(), "there is nothing to measure; give -p, -n or -pg more than 0 tokens");
-    let paths: Vec<_> = if args.model.is_empty() { vec![None] } else { args.model.iter().map(Some).collect() };
+    let mut paths: Vec<_> = args.model.into_iter().map(Some).collect();
+    for name in &args.hf_repo {
+        paths.push(Some(cached(name)?));
+    }
+    if paths.is_empty() {
+        paths.push(None);
+    }
     let threads: Vec<_> =
         if args.threads.is_empty() { vec![None] } else { args.threads.iter().map(|&n| Some(n)).collect() };
     let mut printer = Printer { out: std::io::stdout().lock(), format: args.output, n: 0 };
     for path in paths {
-        let model = match path {
+        let model = match &path {
             Some(path) => Model::open(path)?,
             None => Model::demo()?,
         };
@@ -334,7 +344,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
                     for (k_type, v_type) in
                         args.cache_type_k.iter().flat_map(|k| args.cache_type_v.iter().map(move |v| (k.kv(), v.kv())))
                     {
-                        let path = path.map(PathBuf::as_path);
+                        let path = path.as_deref();
                         let set = Setting { model: &model, path, device, threads, batch, ubatch, k_type, v_type };
                         bench(&set, &tests, args.repetitions, &mut printer)?;
                     }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::PathBuf;
 
 use clap::Args;
 use segno::Model;
@@ -10,11 +9,13 @@ use segno_gguf::{Gguf, Value};
 use segno_ir::{KvType, PAGE_TOKENS, StateLayout};
 use serde_json::{Map, json};
 
+use super::model::ModelArgs;
+
 /// Show what a model file holds.
 #[derive(Args)]
 pub struct InspectArgs {
-    /// A GGUF file [default: the built-in demo model]
-    model: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelArgs,
     /// List every tensor
     #[arg(long)]
     tensors: bool,
@@ -70,13 +71,13 @@ fn mib(bytes: u64) -> String {
 
 pub fn run(args: InspectArgs) -> anyhow::Result<()> {
     // A file of an unknown architecture still shows what it holds.
-    let (gguf, model) = match &args.model {
+    let (gguf, model) = match args.model.path()? {
         None => {
             let model = Model::demo()?;
             (model.gguf().clone(), Ok(model))
         }
         Some(path) => {
-            let gguf = Gguf::open(path)?;
+            let gguf = Gguf::open(&path)?;
             (gguf, Model::open(path))
         }
     };

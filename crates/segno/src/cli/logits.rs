@@ -16,12 +16,13 @@ use segno_runtime::{ExecutorOptions, Work};
 
 use super::DeviceArgs;
 use super::cache::CacheArgs;
+use super::model::ModelArgs;
 
 /// Compute the logits of every position of a token sequence.
 #[derive(Args)]
 pub struct LogitsArgs {
-    /// A GGUF file
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelArgs,
     /// Token ids, separated by commas
     #[arg(long, value_name = "IDS", value_delimiter = ',', required_unless_present = "tokens_file")]
     tokens: Vec<u32>,
@@ -56,7 +57,7 @@ fn tokens(args: &LogitsArgs) -> anyhow::Result<Vec<u32>> {
 pub fn run(args: LogitsArgs) -> anyhow::Result<()> {
     let tokens = tokens(&args)?;
     anyhow::ensure!(!tokens.is_empty(), "there are no tokens; give some with --tokens or --tokens-file");
-    let model = Model::open(&args.model)?;
+    let model = args.model.open()?;
     let (n_tokens, n_vocab) = (model.graph().graph.n_tokens(), model.graph().graph.n_vocab());
     if let Some(i) = tokens.iter().position(|&t| t as usize >= n_tokens) {
         anyhow::bail!("token {} at position {i} is outside the vocabulary of {n_tokens}", tokens[i]);

@@ -8,6 +8,7 @@ mod devices;
 mod input;
 mod inspect;
 mod logits;
+mod model;
 mod multiturn;
 mod perplexity;
 mod run;
@@ -26,6 +27,7 @@ Without a command: talks with the built-in demo model, as `segno run` does.
 Examples:
   segno run MODEL.gguf                       chat
   segno run MODEL.gguf -p 'Why is it blue?'  answer one prompt
+  segno run -hf user/repo:Q4_K_M             a model in the Hugging Face hub's local cache
   segno bench -m MODEL.gguf -p 512 -n 128    measure its speed
   segno perplexity MODEL.gguf -f TEXT.txt    measure its quality
   segno completions bash > ~/.local/share/bash-completion/completions/segno";
@@ -88,6 +90,7 @@ pub struct DeviceArgs {
 /// llama.cpp's flags of several letters after one dash, as clap knows them.
 fn long_form(argument: OsString) -> OsString {
     match argument.to_str() {
+        Some("-hf" | "-hfr") => "--hf-repo".into(),
         Some("-pg") => "--pg".into(),
         Some("-ub") => "--ubatch-size".into(),
         Some("-ctk") => "--cache-type-k".into(),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
-use segno::{CheckpointMode, CheckpointOptions, LoadOptions, Model, Report, Session};
+use segno::{CheckpointMode, CheckpointOptions, HubName, LoadOptions, Model, Report, Session};
 use segno_ir::SampleParams;
 use segno_ir::sample::philox;
 use segno_runtime::Request;
@@ -15,6 +15,7 @@ use serde_json::json;
 
 use super::DeviceArgs;
 use super::cache::CacheArgs;
+use super::model::cached;
 
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
 enum Edit {
@@ -46,6 +47,9 @@ pub struct MultiturnArgs {
     /// A GGUF file [default: the built-in demo model]
     #[arg(short, long, value_name = "FILE")]
     model: Option<PathBuf>,
+    /// Instead: a model in the Hugging Face hub's local cache (also -hf)
+    #[arg(long, value_name = "USER/REPO[:QUANT]", conflicts_with = "model")]
+    hf_repo: Option<HubName>,
     /// Tokens of the first prompt
     #[arg(long, default_value_t = 15_000, value_name = "N", value_parser = clap::value_parser!(u32).range(256..=10_000_000))]
     tokens: u32,
@@ -346,9 +350,10 @@ fn svg(turns: &[Turn], args: &MultiturnArgs) -> String {
 }
 
 pub fn run(args: MultiturnArgs) -> anyhow::Result<()> {
-    let model = match &args.model {
-        Some(path) => Model::open(path)?,
-        None => Model::demo()?,
+    let model = match (&args.model, &args.hf_repo) {
+        (Some(path), _) => Model::open(path)?,
+        (None, Some(name)) => Model::open(cached(name)?)?,
+        (None, None) => Model::demo()?,
     };
     let mut turns = Vec::new();
     let mut cost = None;

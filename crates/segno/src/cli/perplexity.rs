@@ -6,16 +6,17 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use segno::{EncodeOptions, Model, PerplexityOptions};
+use segno::{EncodeOptions, PerplexityOptions};
 
 use super::cache::CacheArgs;
+use super::model::ModelArgs;
 use super::{DeviceArgs, input};
 
 /// Measure how well a model foretells a text, as llama-perplexity does.
 #[derive(Args)]
 pub struct PerplexityArgs {
-    /// A GGUF file [default: the built-in demo model]
-    model: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelArgs,
     /// A file with the text (- is standard input)
     #[arg(short, long, value_name = "FILE")]
     file: PathBuf,
@@ -43,10 +44,7 @@ pub fn run(args: PerplexityArgs) -> anyhow::Result<()> {
     if text.last() == Some(&b'\n') {
         text.pop();
     }
-    let model = match &args.model {
-        Some(path) => Model::open(path)?,
-        None => Model::demo()?,
-    };
+    let model = args.model.open()?;
     anyhow::ensure!(
         !model.tokenizer().adds_eos(),
         "the vocabulary ends every text with eos: perplexity is not defined"

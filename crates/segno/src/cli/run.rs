@@ -9,17 +9,18 @@ use anyhow::Context as _;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use rustyline::error::ReadlineError;
-use segno::{Cancel, Chat, Error, Finish, GenerateOptions, LoadOptions, Model, Reply, Session};
+use segno::{Cancel, Chat, Error, Finish, GenerateOptions, LoadOptions, Reply, Session};
 
 use super::cache::CacheArgs;
 use super::checkpoints::{CheckpointArgs, explain};
+use super::model::ModelArgs;
 use super::{DeviceArgs, input};
 
 /// Chat with a model, or answer one prompt.
 #[derive(Args, Clone, Debug)]
 pub struct RunArgs {
-    /// A GGUF file [default: the built-in demo model]
-    model: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelArgs,
     /// Answer this prompt and end
     #[arg(short, long, value_name = "TEXT", conflicts_with = "file")]
     prompt: Option<String>,
@@ -134,10 +135,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
     if prompt.as_ref().is_some_and(|p| p.is_empty()) {
         anyhow::bail!("the prompt is empty; give one with -p, -f or standard input");
     }
-    let model = match &args.model {
-        Some(path) => Model::open(path)?,
-        None => Model::demo()?,
-    };
+    let model = args.model.open()?;
     let mut options = LoadOptions {
         device: args.device.device.clone(),
         threads: args.device.threads.map(|n| n as usize),

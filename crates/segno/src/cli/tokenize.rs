@@ -8,12 +8,13 @@ use clap::Args;
 use segno::{EncodeOptions, Model, open_tokenizer};
 
 use super::input;
+use super::model::ModelArgs;
 
 /// Show the tokens of a text.
 #[derive(Args)]
 pub struct TokenizeArgs {
-    /// A GGUF file; one with a vocabulary only will do [default: the built-in demo model]
-    model: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelArgs,
     /// The text
     #[arg(short, long, value_name = "TEXT", conflicts_with = "file")]
     prompt: Option<String>,
@@ -36,7 +37,7 @@ pub fn run(args: TokenizeArgs) -> anyhow::Result<()> {
     let text = text.context("there is no text; give some with -p, -f or standard input")?;
     let demo;
     let opened;
-    let tokenizer = match &args.model {
+    let tokenizer = match args.model.path()? {
         Some(path) => {
             opened = open_tokenizer(path)?;
             &opened
