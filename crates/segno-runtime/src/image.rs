@@ -39,6 +39,19 @@ pub struct Fingerprint {
     pub numerics: u128,
 }
 
+impl Fingerprint {
+    /// Refuses what was made with another model, or in another way.
+    pub fn expect(self, expected: Fingerprint) -> Result<(), ImageError> {
+        if self.content != expected.content {
+            return Err(ImageError::Content { found: self.content, expected: expected.content });
+        }
+        match self.numerics == expected.numerics {
+            true => Ok(()),
+            false => Err(ImageError::Numerics { found: self.numerics, expected: expected.numerics }),
+        }
+    }
+}
+
 /// How the rows that a state has read were computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Made {
@@ -467,16 +480,8 @@ impl<'a> View<'a> {
         Ok(view)
     }
 
-    /// Refuses what was made with another model, or in another way.
-    pub fn expect(&self, expected: Fingerprint) -> Result<(), ImageError> {
-        let found = self.fingerprint;
-        if found.content != expected.content {
-            return Err(ImageError::Content { found: found.content, expected: expected.content });
-        }
-        if found.numerics != expected.numerics {
-            return Err(ImageError::Numerics { found: found.numerics, expected: expected.numerics });
-        }
-        Ok(())
+    pub fn has_logits(&self) -> bool {
+        self.sections.iter().any(|s| s.part == Part::Logits)
     }
 
     fn section(&self, part: Part) -> Result<&Section, ImageError> {
@@ -589,7 +594,15 @@ pub enum Pages {
 pub type FetchPage<'a> = &'a mut dyn FnMut(u128, usize) -> Result<Page, ImageError>;
 
 impl Image {
-    /// Writes the file.
+    /// How a file of this image has its states: once they are rounded, they stay so.
+    pub(crate) fn stored_as(&self, precision: Precision) -> Precision {
+        match self.precision {
+            Precision::F32 => precision,
+            rounded => rounded,
+        }
+    }
+
+    /// Writes the file, with the states in `precision` unless they are rounded already.
     ///
     /// # Errors
     /// Of the writer; [`io::ErrorKind::InvalidInput`] if there are no keys, or the pages of a group differ in size.
@@ -609,6 +622,7 @@ impl Image {
             tables.extend_from_slice(&(size as u64).to_le_bytes());
             table.pages.iter().for_each(|page| tables.extend_from_slice(&page.hash().to_le_bytes()));
         }
+        let precision = self.stored_as(precision);
         let (key_bytes, keys) = match self.keys.iter().all(|k| u32::try_from(k.0).is_ok()) {
             true => (4, le_bytes(&self.keys, |k| (k.0 as u32).to_le_bytes())),
             false => (16, le_bytes(&self.keys, |k| k.0.to_le_bytes())),
@@ -670,7 +684,7 @@ impl Image {
     /// from `fetch`. Takes no more memory than a small multiple of the file's size.
     pub fn decode(file: &Bytes, expected: Fingerprint, fetch: FetchPage<'_>) -> Result<Image, ImageError> {
         let view = View::parse((**file).as_ref())?;
-        view.expect(expected)?;
+        view.fingerprint.expect(expected)?;
         let keys = view.keys()?;
         let slot = view.slot()?;
         let logits = view.logits()?;

@@ -22,6 +22,7 @@ mod hybrid;
 pub mod image;
 mod ledger;
 mod pages;
+pub mod store;
 mod tree;
 
 pub use checkpoints::{CheckpointMode, CheckpointOptions, CheckpointStats, Reuse, Why};
