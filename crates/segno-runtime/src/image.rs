@@ -6,10 +6,10 @@
 use std::fmt;
 use std::io::{self, Write};
 use std::ops::{Deref, Range};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 use half::bf16;
-use segno_ir::{PAGE_TOKENS, StateLayout};
+use segno_ir::{Graph, PAGE_TOKENS, StateLayout, WeightSource};
 use twox_hash::XxHash3_128;
 
 /// A row of a context: a token, or an embedded row's content hash with the top bit set.
@@ -39,7 +39,28 @@ pub struct Fingerprint {
     pub numerics: u128,
 }
 
+/// Bytes of a tensor that are looked at, and at how many places.
+const SAMPLE: (usize, usize) = (256, 16);
+
 impl Fingerprint {
+    /// Of a model and how it is computed. Of each tensor its name, type, shape and bytes at sixteen places are hashed: a
+    /// model of 20 GB is not read for it, and one that was trained further differs all over.
+    pub fn of(graph: &Graph, weights: &dyn WeightSource, numerics: &str) -> Self {
+        let mut hash = XxHash3_128::new();
+        hash.write(format!("{graph:?}").as_bytes());
+        for name in weights.names() {
+            let Some(tensor) = weights.tensor(&name) else { continue };
+            hash.write(format!("{name} {:?} {:?} {}", tensor.ty, tensor.shape, tensor.bytes.len()).as_bytes());
+            let (length, places) = SAMPLE;
+            for i in 0..places {
+                let start = tensor.bytes.len().saturating_sub(length) * i / (places - 1);
+                hash.write(&tensor.bytes[start..tensor.bytes.len().min(start + length)]);
+            }
+        }
+        let numerics = format!("{numerics} {}", env!("CARGO_PKG_VERSION"));
+        Fingerprint { content: hash.finish_128(), numerics: XxHash3_128::oneshot(numerics.as_bytes()) }
+    }
+
     /// Refuses what was made with another model, or in another way.
     pub fn expect(self, expected: Fingerprint) -> Result<(), ImageError> {
         if self.content != expected.content {
@@ -53,12 +74,14 @@ impl Fingerprint {
 }
 
 /// How the rows that a state has read were computed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Made {
     /// All by prefill.
     Prefill,
     /// Some one by one while generating, on a device where that gives other bits.
     Mixed,
+    /// Some after a state that had been rounded in a file.
+    Rounded,
 }
 
 /// How a file stores the recurrent states. What is not [`Precision::F32`] is not what was computed: never for exact mode.
@@ -142,9 +165,24 @@ impl Page {
         Page(Arc::new(PageInner { bytes: bytes.clone(), range, hash: OnceLock::new() }))
     }
 
+    /// Finds the bytes again while somebody holds them.
+    pub(crate) fn downgrade(&self) -> WeakPage {
+        WeakPage(Arc::downgrade(&self.0))
+    }
+
     /// Hash of the bytes, computed once: names the page in a [`Store`](crate::store::Store).
     pub fn hash(&self) -> u128 {
         *self.0.hash.get_or_init(|| checksum(self))
+    }
+}
+
+/// A page that somebody else may hold.
+#[derive(Clone, Default)]
+pub(crate) struct WeakPage(Weak<PageInner>);
+
+impl WeakPage {
+    pub fn upgrade(&self) -> Option<Page> {
+        self.0.upgrade().map(Page)
     }
 }
 
@@ -436,7 +474,8 @@ impl<'a> View<'a> {
         let made = match u32_at(bytes, 28) {
             0 => Made::Prefill,
             1 => Made::Mixed,
-            other => return Err(malformed("the header", format!("kind {other}, expected 0 or 1"))),
+            2 => Made::Rounded,
+            other => return Err(malformed("the header", format!("kind {other}, expected 0 to 2"))),
         };
         check_zero(&bytes[80..HEADER], "the header")?;
 
@@ -666,7 +705,7 @@ impl Image {
         header.extend_from_slice(&VERSION.to_le_bytes());
         header.extend_from_slice(&(end.next_multiple_of(ALIGN) as u64).to_le_bytes());
         header.extend_from_slice(&(n_sections as u32).to_le_bytes());
-        header.extend_from_slice(&u32::from(self.made == Made::Mixed).to_le_bytes());
+        header.extend_from_slice(&(self.made as u32).to_le_bytes());
         header.extend_from_slice(&self.fingerprint.content.to_le_bytes());
         header.extend_from_slice(&self.fingerprint.numerics.to_le_bytes());
         header.resize(HEADER, 0);

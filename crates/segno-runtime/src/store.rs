@@ -10,6 +10,7 @@
 //! that another process has removed meanwhile is a checkpoint that is not there.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -99,6 +100,8 @@ struct Index {
     refused: HashSet<ImageId>,
     /// Of all files, as of the last look.
     bytes: u64,
+    /// Why the last file that cannot be used here cannot.
+    refusal: Option<String>,
 }
 
 struct Known {
@@ -359,11 +362,13 @@ impl Shared {
                 Ok(header) => {
                     if let Err(error) = header.fingerprint.expect(self.fingerprint) {
                         log::info!("checkpoint {} is not for here: {error}", path.display());
+                        self.index().refusal = Some(error.to_string());
                     }
                     self.index().add(header, found);
                 }
                 Err(error) => {
                     log::warn!("checkpoint {} is not used: {error}", path.display());
+                    self.index().refusal = Some(error.to_string());
                     if locked && is_damage(&error) && fs::remove_file(&path).is_ok() {
                         folder.bytes -= found.bytes;
                         seen.remove(&id);
@@ -385,15 +390,18 @@ impl Shared {
         Ok(folder)
     }
 
-    /// Whether what is stored makes `image` superfluous.
-    fn covers(&self, image: &Image, id: ImageId) -> bool {
-        let precision = image.stored_as(self.options.precision);
+    /// Whether what is stored makes a state superfluous that would be stored with this `precision`.
+    fn covers(&self, id: ImageId, made: Made, precision: Precision, has_logits: bool) -> bool {
         self.index().files.get(&id).is_some_and(|known| {
             let stored = known.stored;
-            (stored.made == Made::Prefill || image.made == Made::Mixed)
+            stored.made <= made
                 && (stored.precision == Precision::F32 || stored.precision == precision)
-                && (stored.has_logits || image.logits.is_none())
+                && (stored.has_logits || !has_logits)
         })
+    }
+
+    fn covers_image(&self, image: &Image, id: ImageId) -> bool {
+        self.covers(id, image.made, image.stored_as(self.options.precision), image.logits.is_some())
     }
 
     /// Removes what is worth least until `need` bytes fit; pages in `pinned` stay. The lock must be held.
@@ -443,7 +451,7 @@ impl Shared {
     fn write(&self, image: &Image) -> Result<(), ImageError> {
         let mut folder = self.scan(true)?;
         let id = name_of(image.fingerprint, &image.keys);
-        if self.covers(image, id) {
+        if self.covers_image(image, id) {
             return Ok(());
         }
         let path = self.image_path(id);
@@ -547,6 +555,12 @@ impl Shared {
     }
 }
 
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Store({})", self.shared.folder.display())
+    }
+}
+
 impl Store {
     /// Opens a folder, which is made if it is not there, and reads the headers of its images; states and pages are
     /// checked when they are loaded. Images of other models, versions or byte orders stay where they are and are not
@@ -587,6 +601,15 @@ impl Store {
         within.filter_map(|entry| Some(index.files.get(tree.get(entry)?)?.stored)).find(fits)
     }
 
+    /// An image that shares at least `common` keys with `keys` and goes on differently.
+    pub fn find_beyond(&self, keys: &[Key], common: u32) -> Option<Stored> {
+        let index = self.shared.index();
+        let tree = index.trees.get(&self.shared.fingerprint)?;
+        let found = tree.find(keys);
+        let entry = found.beyond.filter(|_| found.common >= common as usize)?;
+        Some(index.files.get(tree.get(entry)?)?.stored)
+    }
+
     /// Reads an image and checks all of it. Its pages are views of mapped files.
     ///
     /// # Errors
@@ -616,6 +639,27 @@ impl Store {
         image
     }
 
+    /// Whether a state after `keys` need not be saved: one at least as good is there.
+    pub fn covers(&self, keys: &[Key], made: Made, has_logits: bool) -> bool {
+        let id = name_of(self.shared.fingerprint, keys);
+        let covered = self.shared.covers(id, made, self.shared.options.precision, has_logits);
+        covered && self.send(Job::Touch(id))
+    }
+
+    /// All images that [`find`](Self::find) can find, by ascending position.
+    pub fn list(&self) -> Vec<Stored> {
+        let index = self.shared.index();
+        let own = index.files.values().filter(|known| known.fingerprint == self.shared.fingerprint);
+        let mut all: Vec<Stored> = own.map(|known| known.stored).collect();
+        all.sort_by_key(|stored| (stored.position, stored.id));
+        all
+    }
+
+    /// Why the last image that is not for here was refused, if there is one.
+    pub fn refusal(&self) -> Option<String> {
+        self.shared.index().refusal.clone()
+    }
+
     /// Hands an image to the writer; says whether it took it. Never waits: an image that finds the queue full, or
     /// that is of another model than the store, is dropped with a line in the log.
     pub fn save(&self, image: Image) -> bool {
@@ -624,7 +668,7 @@ impl Store {
             log::warn!("a checkpoint of another model is not kept");
             return false;
         }
-        if self.shared.covers(&image, id) {
+        if self.shared.covers_image(&image, id) {
             return self.send(Job::Touch(id));
         }
         let room = |n| (n < self.shared.options.queue).then_some(n + 1);
