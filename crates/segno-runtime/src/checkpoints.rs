@@ -1,19 +1,21 @@
 //! Which states are kept, where they are taken, and which goes first: the policy of checkpoints.
 //!
 //! Knows no device: it holds [`Frozen`] states that the executor made of slots and pages, in a [`Tree`] that all
-//! conversations share, and decides. A restore takes references; it destroys nothing.
+//! conversations share, and decides. A restore takes references; it destroys nothing. What must go, and where requests
+//! end, goes to a [`Store`] as well, if there is one.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use segno_ir::PAGE_TOKENS;
 
-use crate::executor::{Executor, ExecutorError, Frozen, SequenceId};
+use crate::executor::{Executor, ExecutorError, Export, Frozen, SequenceId};
 use crate::hybrid::{From, HybridPool};
-use crate::image::{Key, Made};
+use crate::image::{Image, Key, Made, Precision};
+use crate::store::{Store, Stored};
 use crate::tree::{EntryId, Placed, Tree};
 
 /// What is kept between requests.
@@ -103,6 +105,8 @@ pub struct CheckpointStats {
     pub host_bytes: u64,
     /// Most bytes that they may hold on the device.
     pub budget: u64,
+    /// How many the folder has for this model, and bytes of all its files.
+    pub on_disk: (usize, u64),
 }
 
 /// Where a prompt went on from.
@@ -148,6 +152,17 @@ struct Checkpoint {
     used: u64,
 }
 
+/// A state on its way to the folder.
+struct Leaving {
+    export: Export,
+    keys: Vec<Key>,
+    made: Made,
+    logits: Option<Arc<[f32]>>,
+}
+
+/// States that may be on their way at once.
+const LEAVING: usize = 4;
+
 /// A sequence that a prompt goes on with.
 pub(crate) struct Admitted {
     pub sequence: SequenceId,
@@ -164,6 +179,10 @@ pub(crate) struct Checkpoints {
     pub options: CheckpointOptions,
     tree: Tree<Checkpoint>,
     hybrid: HybridPool<(Frozen, Made)>,
+    store: Option<Arc<Store>>,
+    leaving: VecDeque<Leaving>,
+    /// Longest wait for the device.
+    timeout: Duration,
     /// Requests so far.
     clock: u64,
     budget: u64,
@@ -180,12 +199,16 @@ fn spacing(d: u32) -> u32 {
 }
 
 impl Checkpoints {
-    pub fn new(options: CheckpointOptions, executor: &Executor) -> Self {
+    pub fn new(options: CheckpointOptions, store: Option<Arc<Store>>, timeout: Duration, executor: &Executor) -> Self {
         let (interval, slots) = match options.mode {
             CheckpointMode::Hybrid { interval, slots } => (interval.max(1), slots),
             _ => (1, 0),
         };
         Checkpoints {
+            // The other modes are the policies of programs without one.
+            store: store.filter(|_| options.mode == CheckpointMode::Tree),
+            leaving: VecDeque::new(),
+            timeout,
             options,
             tree: Tree::new(),
             hybrid: HybridPool::new(interval, slots),
@@ -201,7 +224,12 @@ impl Checkpoints {
 
     /// Whether a state may stand for one that was computed cold.
     fn usable(&self, executor: &Executor, made: Made) -> bool {
-        !self.options.exact || made == Made::Prefill || executor.device().describe().equal_kinds
+        let same_bits = match made {
+            Made::Prefill => true,
+            Made::Mixed => executor.device().describe().equal_kinds,
+            Made::Rounded => false,
+        };
+        same_bits || !self.options.exact
     }
 
     /// The position from which a prompt would go on.
@@ -269,6 +297,7 @@ impl Checkpoints {
             reuse.restore_time = begun.elapsed();
             return Ok(Admitted { sequence, reuse, logits: None });
         }
+        self.promote(executor, keys, want_logits);
         let (best, found) = self.best(executor, keys, want_logits);
         for id in &found.within {
             if let Some(entry) = self.tree.get_mut(*id) {
@@ -293,6 +322,100 @@ impl Checkpoints {
         };
         reuse.restore_time = begun.elapsed();
         Ok(Admitted { sequence, reuse, logits })
+    }
+
+    /// Brings a state from the folder if a prompt gets a page further with it than without.
+    fn promote(&mut self, executor: &mut Executor, keys: &[Key], want_logits: bool) {
+        let Some(store) = self.store.clone() else { return };
+        let length = keys.len() as u32;
+        loop {
+            let here = self.reach(executor, keys, want_logits);
+            let fits = |s: &Stored| {
+                let whole = s.position == length && want_logits;
+                self.usable(executor, made_of(s.made, s.precision))
+                    && (!whole || s.has_logits)
+                    && (s.position >= here + PAGE_TOKENS || (whole && here < length))
+            };
+            // Without recurrent states, the beginning of a longer one does as well.
+            let cut = || store.find_beyond(keys, here + PAGE_TOKENS).filter(|s| self.usable(executor, s.made));
+            let found = store.find(keys, fits).or_else(|| executor.is_rewindable().then(cut).flatten());
+            let Some(stored) = found else { return };
+            // One that cannot be read is not found again.
+            let Ok(image) = store.load(stored.id) else { continue };
+            if let Err(error) = self.import(executor, &image) {
+                log::warn!("a checkpoint of {} tokens in the folder is not used: {error}", stored.position);
+            }
+            return;
+        }
+    }
+
+    /// Takes a state from outside, for which others make room.
+    pub fn import(&mut self, executor: &mut Executor, image: &Image) -> Result<(), ExecutorError> {
+        let frozen = loop {
+            match executor.import(image) {
+                Err(ExecutorError::Exhausted(_)) if self.evict(executor) => {}
+                other => break other?,
+            }
+        };
+        let why = if image.logits.is_some() { Why::PromptEnd } else { Why::Loaded };
+        let made = made_of(image.made, image.precision);
+        let id = self.insert(executor, &image.keys, frozen, (why, made), image.logits.clone());
+        // It is wanted now; the others go first.
+        let mut pin = |to| self.tree.get_mut(id).map(|entry| std::mem::replace(&mut entry.pinned, to));
+        let pinned = pin(true).unwrap_or_default();
+        self.settle(executor);
+        if let Some(entry) = self.tree.get_mut(id) {
+            entry.pinned = pinned;
+        }
+        Ok(())
+    }
+
+    /// Begins to bring a state to the folder, unless it is there.
+    fn leave(&mut self, executor: &mut Executor, id: EntryId) {
+        let (Some(store), Some(entry)) = (&self.store, self.tree.get(id)) else { return };
+        let (keys, made, logits) = (self.tree.keys(id), entry.made, entry.logits.clone());
+        let there = |l: &Leaving| l.keys == keys && l.made <= made && l.logits.is_some() >= logits.is_some();
+        if store.covers(&keys, made, logits.is_some()) || self.leaving.iter().any(there) {
+            return;
+        }
+        let export = executor.export(&entry.frozen);
+        self.leaving.push_back(Leaving { export, keys, made, logits });
+        self.settle_leaving(executor, LEAVING);
+    }
+
+    /// Hands states that have come to the host to the folder's writer, until `most` are still on their way.
+    pub fn settle_leaving(&mut self, executor: &mut Executor, most: usize) {
+        let Some(store) = self.store.clone() else { return };
+        while self.leaving.len() > most
+            && let Some(leaving) = self.leaving.pop_front()
+        {
+            let Leaving { export, keys, made, logits } = leaving;
+            match image(executor, export, (keys, made, logits), self.timeout) {
+                Ok(image) => {
+                    store.save(image);
+                }
+                Err(error) => log::warn!("a checkpoint does not reach the folder: {error}"),
+            }
+        }
+    }
+
+    /// The states of a conversation that a file of it should have: its end, the last prompt's with its logits, and the
+    /// first message's.
+    pub fn images(&mut self, executor: &mut Executor, keys: &[Key]) -> Result<Vec<Image>, ExecutorError> {
+        let within = self.tree.find(keys).within;
+        let last = |wanted: &dyn Fn(&Checkpoint) -> bool| {
+            within.iter().rev().copied().find(|id| self.tree.get(*id).is_some_and(wanted))
+        };
+        let mut ids = vec![last(&|c| c.why == Why::Head), last(&|c| c.logits.is_some()), last(&|_| true)];
+        ids.dedup();
+        let mut images = Vec::new();
+        for id in ids.into_iter().flatten() {
+            let Some(entry) = self.tree.get(id) else { continue };
+            let export = executor.export(&entry.frozen);
+            let about = (self.tree.keys(id), entry.made, entry.logits.clone());
+            images.push(image(executor, export, about, self.timeout)?);
+        }
+        Ok(images)
     }
 
     /// A sequence that goes on from nothing.
@@ -355,10 +478,22 @@ impl Checkpoints {
             }
             return;
         }
+        self.insert(executor, keys, frozen, (why, made), logits);
+        self.settle(executor);
+    }
+
+    fn insert(
+        &mut self,
+        executor: &mut Executor,
+        keys: &[Key],
+        frozen: Frozen,
+        (why, made): (Why, Made),
+        logits: Option<Arc<[f32]>>,
+    ) -> EntryId {
         let checkpoint = Checkpoint { frozen, why, made, logits, pinned: false, hits: 0, used: self.clock };
-        if let Err((id, new)) = self.tree.insert(keys, checkpoint) {
+        self.tree.insert(keys, checkpoint).unwrap_or_else(|(id, new)| {
             let old = self.tree.get_mut(id).expect("the tree has just named it");
-            let better = old.made == Made::Mixed && new.made == Made::Prefill;
+            let better = new.made < old.made;
             let unused = match better {
                 true => std::mem::replace(&mut old.frozen, new.frozen),
                 false => new.frozen,
@@ -371,8 +506,8 @@ impl Checkpoints {
             }
             old.used = self.clock;
             executor.release(unused);
-        }
-        self.settle(executor);
+            id
+        })
     }
 
     /// A prompt of `length` tokens has been read.
@@ -412,6 +547,13 @@ impl Checkpoints {
                 }
             }
             _ => self.thin(executor, &keys),
+        }
+        // What a next run of the program will want first.
+        for id in self.tree.find(&keys).within {
+            let wanted = |e: &Checkpoint| matches!(e.why, Why::Head | Why::Fork | Why::PromptEnd);
+            if self.tree.get(id).is_some_and(wanted) || self.tree.position(id) == Some(n as u32) {
+                self.leave(executor, id);
+            }
         }
         self.settle(executor);
     }
@@ -471,7 +613,11 @@ impl Checkpoints {
         let least = loose
             .filter_map(|p| Some((worth(p)?, p.id)))
             .min_by(|(a, i), (b, j)| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)).then(i.cmp(j)));
-        self.drop_entry(executor, least.map(|(_, id)| id))
+        let least = least.map(|(_, id)| id);
+        if let Some(id) = least {
+            self.leave(executor, id);
+        }
+        self.drop_entry(executor, least)
     }
 
     /// Keeps the checkpoints on the way to `keys` whatever the budget wants dropped, or no longer.
@@ -491,7 +637,7 @@ impl Checkpoints {
         self.settle(executor);
     }
 
-    /// Drops everything.
+    /// Drops everything but files.
     pub fn clear(&mut self, executor: &mut Executor) {
         let all: Vec<EntryId> = self.tree.iter().map(|(id, _, _)| id).collect();
         for id in all {
@@ -519,8 +665,26 @@ impl Checkpoints {
             device_bytes: executor.frozen_bytes(),
             host_bytes: logits.sum(),
             budget: self.budget,
+            on_disk: self.store.as_ref().map_or((0, 0), |store| (store.len(), store.bytes())),
         }
     }
+}
+
+/// How the rows of a state were made that was stored with some precision.
+fn made_of(made: Made, precision: Precision) -> Made {
+    if precision == Precision::F32 { made } else { Made::Rounded }
+}
+
+/// Waits for a state on its way to the host.
+fn image(
+    executor: &mut Executor,
+    export: Export,
+    (keys, made, logits): (Vec<Key>, Made, Option<Arc<[f32]>>),
+    timeout: Duration,
+) -> Result<Image, ExecutorError> {
+    let (slot, tables) = executor.finish(export, timeout)?;
+    let fingerprint = executor.fingerprint();
+    Ok(Image { fingerprint, keys, made, precision: Precision::F32, slot, tables, logits })
 }
 
 /// Tokens that a checkpoint is expected to save: those since the one before it, times the chance that a prompt parts from

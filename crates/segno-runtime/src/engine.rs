@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll};
@@ -20,8 +21,9 @@ use segno_ir::{Cancel, DeviceError, Input, Output, PAGE_TOKENS, Pending, SpanKin
 
 use crate::checkpoints::{CheckpointMode, CheckpointOptions, CheckpointStats, Checkpoints, Place, Reuse, Why};
 use crate::executor::{Executor, ExecutorError, Frozen, Issued, SequenceId, Work};
-use crate::image::{Key, Made};
+use crate::image::{ImageError, Key, Made};
 use crate::ledger::Ledger;
+use crate::store::{Store, StoreOptions};
 
 /// How an engine schedules.
 #[derive(Clone, Debug)]
@@ -34,6 +36,8 @@ pub struct EngineOptions {
     pub shared_step: Duration,
     /// What is remembered of prompts and replies.
     pub checkpoints: CheckpointOptions,
+    /// A folder where checkpoints outlive the program; of [`CheckpointMode::Tree`] only.
+    pub store: Option<Arc<Store>>,
 }
 
 impl Default for EngineOptions {
@@ -43,6 +47,7 @@ impl Default for EngineOptions {
             step_timeout: Duration::from_secs(120),
             shared_step: Duration::from_millis(50),
             checkpoints: CheckpointOptions::default(),
+            store: None,
         }
     }
 }
@@ -296,7 +301,70 @@ impl Engine {
         self.call(move |s| s.checkpoints.pin(&keys, pinned))
     }
 
-    /// Drops all checkpoints.
+    /// Writes the states of a conversation to a folder: its end, its last prompt's with the logits, its first
+    /// message's. Returns the tokens of the longest, once it is on the disk.
+    ///
+    /// # Errors
+    /// If nothing of the conversation is remembered, or the folder cannot be written.
+    pub fn save(&self, folder: &Path, prompt: &[u32]) -> Result<u32, RequestError> {
+        let keys = keys_of(prompt);
+        let (images, fingerprint) = self.call(move |s| {
+            let images = s.checkpoints.images(&mut s.executor, &keys).map_err(|e| e.to_string());
+            (images, s.executor.fingerprint())
+        })?;
+        let images = images.map_err(RequestError::Failed)?;
+        let Some(tokens) = images.last().map(|image| image.keys.len() as u32) else {
+            return Err(RequestError::Failed("nothing of this conversation is remembered".into()));
+        };
+        let failed = |error: ImageError| RequestError::Failed(error.to_string());
+        let options = StoreOptions { max_bytes: u64::MAX, queue: images.len(), ..StoreOptions::default() };
+        let store = Store::open(folder, fingerprint, options).map_err(failed)?;
+        let last = images.last().map(|image| (image.keys.clone(), image.made));
+        for image in images {
+            store.save(image);
+        }
+        store.flush();
+        match last {
+            Some((keys, made)) if !store.covers(&keys, made, false) => {
+                Err(RequestError::Failed(format!("{} could not be written; the log says why", folder.display())))
+            }
+            _ => Ok(tokens),
+        }
+    }
+
+    /// Takes the states of a folder that [`save`](Self::save) wrote; the tokens of the longest.
+    ///
+    /// # Errors
+    /// If there is none of this model, computed in this way: why. Nothing changes then.
+    pub fn load(&self, folder: &Path) -> Result<u32, RequestError> {
+        let fingerprint = self.call(|s| s.executor.fingerprint())?;
+        let failed = |error: String| RequestError::Failed(error);
+        if !folder.is_dir() {
+            return Err(failed(format!("{} is no folder", folder.display())));
+        }
+        let options = StoreOptions { max_bytes: u64::MAX, ..StoreOptions::default() };
+        let store = Store::open(folder, fingerprint, options).map_err(|e| failed(e.to_string()))?;
+        let mut most = Err(failed(store.refusal().unwrap_or_else(|| "there is no checkpoint in it".into())));
+        for stored in store.list() {
+            let image = store.load(stored.id).map_err(|e| failed(e.to_string()))?;
+            let imported = self.call(move |s| s.checkpoints.import(&mut s.executor, &image))?;
+            imported.map_err(|e| failed(e.to_string()))?;
+            most = Ok(stored.position);
+        }
+        most
+    }
+
+    /// Waits until everything that is to outlive the program is on the disk.
+    pub fn flush(&self) -> Result<(), RequestError> {
+        let store = self.call(|s| {
+            s.checkpoints.settle_leaving(&mut s.executor, 0);
+            s.options.store.clone()
+        })?;
+        store.inspect(|store| store.flush());
+        Ok(())
+    }
+
+    /// Drops all checkpoints but files.
     pub fn forget(&self) -> Result<(), RequestError> {
         self.call(|s| s.checkpoints.clear(&mut s.executor))
     }
@@ -485,7 +553,12 @@ impl Scheduler {
             && !executor.is_rewindable()
             && slots_each >= 3 * PAGE_TOKENS.ilog2() as usize;
         Scheduler {
-            checkpoints: Checkpoints::new(options.checkpoints.clone(), &executor),
+            checkpoints: Checkpoints::new(
+                options.checkpoints.clone(),
+                options.store.clone(),
+                options.step_timeout,
+                &executor,
+            ),
             executor,
             n_vocab,
             options,
@@ -506,6 +579,9 @@ impl Scheduler {
                 self.copy_a_reply();
             }
             let waiting = self.active.is_empty() && self.queue.is_empty() && self.flights.is_empty();
+            if waiting {
+                self.checkpoints.settle_leaving(&mut self.executor, 0);
+            }
             let mut message = match waiting {
                 true => inbox.recv().ok(),
                 false => inbox.try_recv().ok(),
@@ -517,7 +593,10 @@ impl Scheduler {
                 match next {
                     Message::Generate { request, events, cancel } => self.enqueue(request, events, cancel),
                     Message::Call(call) => call(self),
-                    Message::Stop => return self.break_off(&RequestError::Stopped),
+                    Message::Stop => {
+                        self.checkpoints.settle_leaving(&mut self.executor, 0);
+                        return self.break_off(&RequestError::Stopped);
+                    }
                 }
                 message = inbox.try_recv().ok();
             }
@@ -898,7 +977,7 @@ impl Scheduler {
             let (position, length) = (frozen.n_tokens(), active.request.prompt.len() as u32);
             if position > length {
                 if !equal_kinds {
-                    active.made = Made::Mixed;
+                    active.made = active.made.max(Made::Mixed);
                 }
                 active.recent.push(frozen);
                 active.thin_recent(&mut self.executor);
@@ -938,7 +1017,7 @@ impl Scheduler {
                 active.saved += 1;
             }
             let CheckpointOptions { exact, fair_copy, .. } = self.options.checkpoints;
-            if active.made == Made::Mixed && exact && fair_copy && active.request.rows.is_empty() {
+            if active.made != Made::Prefill && exact && fair_copy && active.request.rows.is_empty() {
                 let tokens = active.request.prompt.iter().chain(&active.reply).copied();
                 self.copies.push(tokens.take(read).collect());
             }

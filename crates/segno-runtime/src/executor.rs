@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use segno_ir::sample::SampleRow;
 use segno_ir::{
@@ -9,6 +10,7 @@ use segno_ir::{
     Program, ProgramLimits, Rows, SlotId, Span, SpanKind, StateLayout, Step, Ticket, WeightSource,
 };
 
+use crate::image::{Fingerprint, Image, ImageError, ImageTable, Page, WeakPage};
 use crate::ledger::{Ledger, LedgerError, Tier};
 use crate::pages::{Counted, Pages};
 
@@ -116,6 +118,47 @@ pub enum ExecutorError {
     /// Options that cannot work.
     #[error("{0}")]
     Options(String),
+    /// A state from a file that is not for this model, or damaged.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+}
+
+/// The bytes of a frozen state on their way to the host: see [`Executor::export`].
+#[must_use = "it is finished by Executor::finish"]
+pub struct Export {
+    slot: Pending<Vec<f32>>,
+    tables: Vec<(u32, Vec<Coming>)>,
+}
+
+/// A page on its way to the host.
+enum Coming {
+    Here(Page),
+    /// With the ticket under which its bytes will be known, if it is full.
+    Read(PageId, Option<u64>, Pending<Vec<u8>>),
+}
+
+/// Full pages of the device whose bytes are also on the host: neither read twice nor written twice.
+#[derive(Default)]
+struct Copies {
+    of: HashMap<(usize, PageId), (u64, WeakPage)>,
+    /// Of pages that came from the host, by hash.
+    at: HashMap<(usize, u128), PageId>,
+    next: u64,
+}
+
+impl Copies {
+    fn add(&mut self, group: usize, id: PageId, page: &WeakPage) -> u64 {
+        self.next += 1;
+        self.of.insert((group, id), (self.next, page.clone()));
+        self.next
+    }
+
+    /// The page changes, or is free.
+    fn forget(&mut self, group: usize, id: PageId) {
+        if self.of.remove(&(group, id)).is_some() {
+            self.at.retain(|&(g, _), page| (g, *page) != (group, id));
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -213,6 +256,9 @@ pub struct Executor {
     next_id: u64,
     ledger: Ledger,
     n_embd: usize,
+    n_logits: usize,
+    fingerprint: Fingerprint,
+    copies: Copies,
     /// See [`Executor::sabotage`].
     sabotaged: bool,
 }
@@ -269,6 +315,8 @@ impl Executor {
         plan.slots += room.slots;
         plan.pages.iter_mut().zip(&room.pages).for_each(|(pages, frozen)| *pages += frozen);
 
+        let numerics = (device.describe().numerics.as_str(), options.k_type, options.v_type);
+        let fingerprint = Fingerprint::of(graph, &*source, &format!("{numerics:?}"));
         let weights = device.weights(source, graph)?;
         let pool = device.pool(&plan)?;
         let program = device.compile(graph, &weights, &pool, &limits)?;
@@ -285,6 +333,9 @@ impl Executor {
             next_id: 0,
             ledger,
             n_embd: graph.nodes.first().map_or(0, |node| node.features),
+            n_logits: graph.n_tokens(),
+            fingerprint,
+            copies: Copies::default(),
             sabotaged: false,
         })
     }
@@ -414,6 +465,113 @@ impl Executor {
         self.sabotaged = true;
     }
 
+    /// Of which model states are, and how they are computed here.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
+    }
+
+    /// Bytes of a slot.
+    pub fn slot_bytes(&self) -> u64 {
+        self.pool.layout().slot_bytes() as u64
+    }
+
+    /// Begins to bring a frozen state to the host; it may be released meanwhile.
+    pub fn export(&mut self, frozen: &Frozen) -> Export {
+        let mut tables = Vec::with_capacity(frozen.tables.len());
+        for (group, table) in frozen.tables.iter().enumerate() {
+            let full = (frozen.n / PAGE_TOKENS).saturating_sub(table.first) as usize;
+            let pages = table.pages.iter().enumerate().map(|(i, &id)| {
+                if let Some(page) = self.copies.of.get(&(group, id)).and_then(|(_, page)| page.upgrade()) {
+                    return Coming::Here(page);
+                }
+                let ticket = (i < full).then(|| self.copies.add(group, id, &WeakPage::default()));
+                Coming::Read(id, ticket, self.pool.read_page(group, id))
+            });
+            tables.push((table.first, pages.collect()));
+        }
+        Export { slot: self.pool.read_slot(frozen.slot), tables }
+    }
+
+    /// Waits for an export: the recurrent states, and the pages of each group.
+    pub fn finish(&mut self, export: Export, timeout: Duration) -> Result<(Vec<f32>, Vec<ImageTable>), DeviceError> {
+        let slot = export.slot.wait(timeout)?;
+        let mut tables = Vec::with_capacity(export.tables.len());
+        for (group, (first, coming)) in export.tables.into_iter().enumerate() {
+            let mut pages = Vec::with_capacity(coming.len());
+            for page in coming {
+                pages.push(match page {
+                    Coming::Here(page) => page,
+                    Coming::Read(id, ticket, bytes) => {
+                        let page = Page::from(Arc::<[u8]>::from(bytes.wait(timeout)?));
+                        // Unless the page was written or freed since.
+                        match self.copies.of.get_mut(&(group, id)) {
+                            Some(known) if Some(known.0) == ticket => known.1 = page.downgrade(),
+                            _ => {}
+                        }
+                        page
+                    }
+                });
+            }
+            tables.push(ImageTable { first, pages });
+        }
+        Ok((slot, tables))
+    }
+
+    /// Takes a state from the host. All of it is checked before anything is written; pages that are there already are
+    /// shared.
+    ///
+    /// # Errors
+    /// [`ExecutorError::Image`] says why a state is not for this model; [`ExecutorError::Exhausted`] if no slot or page
+    /// is free. Nothing is taken then.
+    pub fn import(&mut self, image: &Image) -> Result<Frozen, ExecutorError> {
+        image.fingerprint.expect(self.fingerprint)?;
+        image.check(self.pool.layout(), self.n_logits)?;
+        let n = image.keys.len();
+        if n > self.options.n_ctx as usize {
+            return Err(ExecutorError::ContextFull { n_ctx: self.options.n_ctx, used: 0, wanted: n as u32 });
+        }
+        if self.checkpoint_slots_left() == 0 {
+            return Err(ExecutorError::Exhausted("checkpoint"));
+        }
+        let slot = SlotId(self.slots.take().ok_or(ExecutorError::Exhausted("slot"))?);
+        self.slots.freeze(slot.0);
+        let tables = image.tables.iter().map(|t| PageTable { first: t.first, pages: Vec::new() }).collect();
+        let mut frozen = Frozen { slot, tables, n: n as u32 };
+        match self.fill(&mut frozen, image) {
+            Ok(()) => Ok(frozen),
+            Err(error) => {
+                self.release(frozen);
+                Err(error)
+            }
+        }
+    }
+
+    fn fill(&mut self, frozen: &mut Frozen, image: &Image) -> Result<(), ExecutorError> {
+        for (group, table) in image.tables.iter().enumerate() {
+            for (i, page) in (table.first..).zip(&table.pages) {
+                let written = (frozen.n - i * PAGE_TOKENS).min(PAGE_TOKENS);
+                let there = self.copies.at.get(&(group, page.hash())).copied().filter(|_| written == PAGE_TOKENS);
+                let id = match there {
+                    Some(id) => {
+                        self.pages[group].counted.share(id.0);
+                        id
+                    }
+                    None => PageId(self.pages[group].take(written).ok_or(ExecutorError::Exhausted("page"))?),
+                };
+                self.pages[group].counted.freeze(id.0);
+                frozen.tables[group].pages.push(id);
+                if there.is_none() {
+                    self.pool.write_page(group, id, page)?;
+                    if written == PAGE_TOKENS {
+                        self.copies.add(group, id, &page.downgrade());
+                        self.copies.at.insert((group, page.hash()), id);
+                    }
+                }
+            }
+        }
+        Ok(self.pool.write_slot(frozen.slot, &image.slot)?)
+    }
+
     /// Gives a frozen state's references back.
     pub fn release(&mut self, frozen: Frozen) {
         if frozen.slot != SlotId::ZERO {
@@ -500,6 +658,7 @@ impl Executor {
     fn release_pages(&mut self, group: usize, pages: &[PageId]) {
         let freed: Vec<(usize, PageId)> =
             pages.iter().filter(|p| self.pages[group].counted.release(p.0)).map(|&p| (group, p)).collect();
+        freed.iter().for_each(|&(group, page)| self.copies.forget(group, page));
         self.pool.discard(&[], &freed);
     }
 
@@ -557,10 +716,11 @@ impl Executor {
         sequence.unconfirmed += rows;
         undo.push(Undo { sequence: work.sequence, slot: from, n: start, rows, end_pages, frozen: Vec::new() });
         let end = start + rows;
-        for (pages, table) in self.pages.iter_mut().zip(&mut sequence.tables) {
+        for (group, (pages, table)) in self.pages.iter_mut().zip(&mut sequence.tables).enumerate() {
             if !start.is_multiple_of(PAGE_TOKENS)
                 && let Some(last) = table.pages.last()
             {
+                self.copies.forget(group, *last);
                 pages.set_written(last.0, start % PAGE_TOKENS + rows);
             }
             loop {

@@ -201,7 +201,6 @@ impl<T> Tree<T> {
     }
 
     /// The keys before an entry.
-    #[cfg(test)]
     pub fn keys(&self, id: EntryId) -> Vec<Key> {
         let Some(entry) = self.entries.get(&id) else { return Vec::new() };
         let mut blocks = Vec::new();

@@ -1,7 +1,7 @@
 //! Checkpoints: whatever is restored, replies and bits are those of a cold run, only what changed is read again, and
 //! nothing leaks. On a plain and on an adversarial device, for every kind of state.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +11,8 @@ use segno_ir::sample::{SampleParams, philox};
 use segno_ir::{Cancel, Device, Input, Output, SpanKind};
 use segno_models::Model;
 use segno_runtime::adversary::Adversary;
-use segno_runtime::image::Made;
+use segno_runtime::image::{Fingerprint, Image, Key, Made, Precision};
+use segno_runtime::store::{Store, StoreOptions};
 use segno_runtime::{
     CheckpointMode, CheckpointOptions, EmbeddedRow, Engine, EngineOptions, Executor, ExecutorOptions, Frozen, Report,
     Request, SequenceId, Tier, Why, Work,
@@ -120,6 +121,75 @@ fn restored_and_replayed_is_cold_bit_for_bit() {
                 assert!(bits == cold, "{file}: another device, from {at}");
             }
             frozen.into_iter().for_each(|state| other.release(state));
+            assert_eq!(other.free(), before, "{file}: something leaked");
+        }
+    }
+}
+
+/// Brings a state to the host.
+fn export(executor: &mut Executor, frozen: &Frozen, tokens: &[u32]) -> Image {
+    let export = executor.export(frozen);
+    let (slot, tables) = executor.finish(export, Duration::MAX).expect("comes");
+    let keys = tokens[..frozen.n_tokens() as usize].iter().map(|&t| Key::from(t)).collect();
+    let fingerprint = executor.fingerprint();
+    Image { fingerprint, keys, made: Made::Prefill, precision: Precision::F32, slot, tables, logits: None }
+}
+
+#[test]
+fn a_state_that_was_on_the_host_is_the_same_to_the_bit() {
+    for file in FILES {
+        let model = model(file);
+        let tokens = tokens(&model, 700, 2);
+        let mut one = executor(&model, cpu(1));
+        let sequence = one.create().expect("a sequence");
+        let (frozen, cold) = read(&mut one, sequence, &tokens, 700, &[64, 333, 500, 512]);
+        one.remove(sequence);
+        let images: Vec<Image> = frozen.iter().map(|state| export(&mut one, state, &tokens)).collect();
+        // Released before its bytes have come.
+        let early = one.export(&frozen[2]);
+        frozen.into_iter().for_each(|state| one.release(state));
+        let (slot, tables) = one.finish(early, Duration::MAX).expect("comes");
+        assert!(slot.iter().zip(&images[2].slot).all(|(a, b)| a.to_bits() == b.to_bits()));
+        assert!(tables == images[2].tables, "{file}");
+        for device in [cpu(2), adversary()] {
+            let mut other = executor(&model, device);
+            let before = other.free();
+            let states: Vec<Frozen> = images.iter().map(|image| other.import(image).expect("fits")).collect();
+            let pages = before.1[0] - other.free().1[0];
+            assert!(pages <= 10 + 3, "{file}: {pages} pages for 512 tokens: full ones are not shared");
+            for (state, image) in states.iter().zip(&images) {
+                let again = export(&mut other, state, &tokens);
+                assert!(again.slot.iter().zip(&image.slot).all(|(a, b)| a.to_bits() == b.to_bits()));
+                assert!(again.tables == image.tables, "{file}");
+                let at = state.n_tokens();
+                // Twice: the first goes on in pages of its own.
+                for piece in [64, 512] {
+                    let sequence = other.restore(state, at).expect("restores");
+                    let (_, bits) = read(&mut other, sequence, &tokens[at as usize..], piece, &[]);
+                    other.remove(sequence);
+                    assert!(bits == cold, "{file}: from {at}");
+                }
+            }
+            states.into_iter().for_each(|state| other.release(state));
+            let refused = |other: &mut Executor, change: &dyn Fn(&mut Image), why: &str| {
+                let mut image = images[1].clone();
+                change(&mut image);
+                let error = other.import(&image).expect_err("refused").to_string();
+                assert!(error.contains(why), "{file}: {error}");
+            };
+            let content = Fingerprint { content: 1, ..images[1].fingerprint };
+            refused(&mut other, &|image| image.fingerprint = content, "another model");
+            let numerics = Fingerprint { numerics: 1, ..images[1].fingerprint };
+            refused(&mut other, &|image| image.fingerprint = numerics, "another backend");
+            refused(&mut other, &|image| image.slot.push(0.0), "values, the model has");
+            refused(&mut other, &|image| image.logits = Some(Arc::new([0.0])), "not the model's");
+            refused(&mut other, &|image| drop(image.tables[0].pages.pop()), "group 0 has pages");
+            refused(&mut other, &|image| drop(image.tables.pop()), "groups, the model has");
+            let long = |image: &mut Image| {
+                image.keys.resize(1025, Key::from(0));
+                image.tables.iter_mut().for_each(|t| t.pages.resize(17 - t.first as usize, t.pages[0].clone()));
+            };
+            refused(&mut other, &long, "raise -c");
             assert_eq!(other.free(), before, "{file}: something leaked");
         }
     }
@@ -493,6 +563,169 @@ fn exact_requests_go_on_from_a_reply_once_it_was_read_again() {
     }
 }
 
+// ---- folders --------------------------------------------------------------------------------------------------------
+
+/// A folder of its own, removed at the end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("segno-checkpoints-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        Folder(path)
+    }
+
+    /// All images in it.
+    fn images(&self) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(self.0.join("images")).expect("the folder");
+        entries.map(|e| e.expect("an entry").path()).collect()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// An engine with a folder for checkpoints.
+fn engine_with(model: &Model, device: Arc<dyn Device>, folder: &Folder, exact: bool, store: StoreOptions) -> Engine {
+    let options = ExecutorOptions {
+        n_ctx: 1024,
+        n_sequences: 2,
+        max_rows: 128,
+        checkpoint_bytes: Some(16 << 20),
+        ..Default::default()
+    };
+    let executor = Executor::load(device, &model.graph, model.source.clone(), options).expect("loads");
+    let store = Store::open(&folder.0, executor.fingerprint(), store).expect("opens");
+    let checkpoints = CheckpointOptions { exact, ..CheckpointOptions::default() };
+    let options = EngineOptions { checkpoints, store: Some(Arc::new(store)), ..Default::default() };
+    Engine::start(executor, model.graph.n_tokens(), options)
+}
+
+fn store_options() -> StoreOptions {
+    StoreOptions { queue: 1000, ..StoreOptions::default() }
+}
+
+#[test]
+fn f7_a_restart_loses_nothing() {
+    for (i, file) in FILES.iter().enumerate() {
+        let model = model(file);
+        let folder = Folder::new(&format!("restart-{i}"));
+        let device = || if i % 2 == 0 { cpu(1) } else { adversary() };
+        let start = || engine_with(&model, device(), &folder, false, store_options());
+        let mut talk = talk(&model, 200, 6, 35, 70);
+        let first = start();
+        let (reply, report) = checked(&first, talk.request(20));
+        assert_eq!(report.reused_tokens, 0);
+        drop(first);
+
+        let second = start();
+        let before = second.free().expect("runs");
+        // A retry: not a token, thanks to the logits.
+        let (again, report) = checked(&second, talk.request(20));
+        assert_eq!((&again, report.reused_tokens), (&reply, report.prompt_tokens), "{file}");
+        assert!(report.checkpoints.on_disk.0 >= 2, "{:?}", report.checkpoints);
+        second.forget().expect("runs");
+        assert_eq!(second.free().expect("runs"), before, "{file}: a slot or page leaked");
+        drop(second);
+
+        let third = start();
+        // The next turn: the last token of the reply, which nobody has read, and the question.
+        let edited = talk.clone();
+        talk.messages.push(reply);
+        talk.messages.push(tokens(&model, 15, 71));
+        let (_, report) = checked(&third, talk.request(4));
+        assert!(report.prompt_tokens - report.reused_tokens <= 16, "{file}: went on from {}", report.reused_tokens);
+        drop(third);
+
+        // An edit: from the first message's end.
+        let fourth = start();
+        let mut edited = edited;
+        edited.messages[1] = tokens(&model, 30, 72);
+        let (_, report) = checked(&fourth, edited.request(4));
+        assert!(report.reused_tokens >= 200, "{file}: went on from {}", report.reused_tokens);
+    }
+}
+
+#[test]
+fn what_the_device_has_no_room_for_comes_back_from_the_folder() {
+    let model = model(FILES[0]);
+    let folder = Folder::new("evicted");
+    let engine = engine_with(&model, adversary(), &folder, false, store_options());
+    engine.set_checkpoint_budget(1 << 20).expect("runs");
+    let talks: Vec<Talk> = (0..6).map(|i| talk(&model, 150, 5, 30, 80 + i)).collect();
+    for talk in &talks {
+        generate(&engine, talk.request(10));
+    }
+    engine.flush().expect("runs");
+    for talk in &talks {
+        let (_, report) = checked(&engine, talk.request(10));
+        assert_eq!(report.reused_tokens, report.prompt_tokens, "{report:?}");
+        let stats = report.checkpoints;
+        assert!(stats.device_bytes <= stats.budget, "{stats:?}");
+    }
+}
+
+#[test]
+fn rounded_states_are_for_those_who_asked_only() {
+    let model = model(FILES[0]);
+    let folder = Folder::new("rounded");
+    let prompt = tokens(&model, 300, 90);
+    let int8 = StoreOptions { precision: Precision::Int8, ..store_options() };
+    generate(&engine_with(&model, cpu(1), &folder, false, int8.clone()), request(&prompt, 10));
+    // Another run takes them, and what it reads on after them stays marked.
+    let next = [&prompt[..], &tokens(&model, 40, 91)].concat();
+    let (_, report) = generate(&engine_with(&model, cpu(1), &folder, false, store_options()), request(&next, 10));
+    assert_eq!((report.reused_tokens, report.reuse.made), (300, Made::Rounded));
+    let exact = engine_with(&model, cpu(1), &folder, true, store_options());
+    let (_, report) = checked(&exact, request(&next, 10));
+    assert_eq!(report.reused_tokens, 0);
+    // What the exact run has read takes their place.
+    drop(exact);
+    let (_, report) = checked(&engine_with(&model, cpu(1), &folder, true, store_options()), request(&next, 10));
+    assert_eq!((report.reused_tokens, report.reuse.made), (340, Made::Prefill));
+}
+
+#[test]
+fn a_saved_conversation_is_loaded_by_its_own_model_only() {
+    let qwen = model(FILES[0]);
+    let folder = Folder::new("saved");
+    let talk = talk(&qwen, 100, 4, 30, 95);
+    let (reply, end) = {
+        let engine = engine(&qwen, cpu(1));
+        assert!(engine.save(&folder.0, &tokens(&qwen, 9, 1)).is_err(), "nothing is remembered");
+        let (reply, _) = checked(&engine, talk.request(20));
+        let whole = [talk.messages.concat(), reply.clone(), vec![1, 2]].concat();
+        (reply, engine.save(&folder.0, &whole).expect("saves"))
+    };
+    assert_eq!(end, 220 + 19, "all but the last token, which nobody has read");
+    let other = engine(&qwen, cpu(1));
+    assert_eq!(other.load(&folder.0).expect("loads"), end);
+    let (again, report) = checked(&other, talk.request(20));
+    assert_eq!((again, report.reused_tokens), (reply, 220));
+
+    let refusal = |engine: &Engine| {
+        let before = engine.free().expect("runs");
+        let error = engine.load(&folder.0).expect_err("refused").to_string();
+        assert_eq!(engine.free().expect("runs"), before);
+        error
+    };
+    let lfm2 = engine(&model(FILES[1]), cpu(1));
+    assert!(refusal(&lfm2).contains("another model"));
+    let fresh = engine(&qwen, cpu(1));
+    for (at, value, why) in [(12, 9, "format version 9"), (8, 1, "byte order")] {
+        for path in folder.images() {
+            let mut bytes = std::fs::read(&path).expect("reads");
+            bytes[at] = value;
+            std::fs::write(&path, bytes).expect("writes");
+        }
+        assert!(refusal(&fresh).contains(why), "{}", refusal(&fresh));
+    }
+    assert!(fresh.load(Path::new("nowhere")).expect_err("refused").to_string().contains("no folder"));
+}
+
 // ---- hybrid-cpp's policy --------------------------------------------------------------------------------------------
 
 /// The rules of hybrid-cpp, written down once more as its documentation has them, over token lists.
@@ -587,13 +820,25 @@ fn script(model: &Model, device: Arc<dyn Device>, seed: u32, off_by_one: bool) -
         checkpoint_bytes: Some(256 << 10 << (seed % 4)),
         ..Default::default()
     };
-    let mut executor = Executor::load(device, &model.graph, model.source.clone(), options).expect("loads");
-    if off_by_one {
-        executor.sabotage();
-    }
     let interval = [0, 0, 32, 48][seed as usize / 2 % 4];
     let checkpoints = CheckpointOptions { interval, exact: true, ..CheckpointOptions::default() };
-    let engine = Engine::start(executor, model.graph.n_tokens(), EngineOptions { checkpoints, ..Default::default() });
+    let folder = Folder::new(&format!("script-{seed}-{off_by_one}"));
+    let start = || {
+        let device = device.clone();
+        let mut executor = Executor::load(device, &model.graph, model.source.clone(), options.clone()).expect("loads");
+        if off_by_one {
+            executor.sabotage();
+        }
+        // Files take time to write.
+        let store = seed.is_multiple_of(8).then(|| {
+            let max_bytes = (64 << 10) << (seed / 8 % 6);
+            let store = StoreOptions { max_bytes, ..StoreOptions::default() };
+            Arc::new(Store::open(&folder.0, executor.fingerprint(), store).expect("opens"))
+        });
+        let options = EngineOptions { checkpoints: checkpoints.clone(), store, ..Default::default() };
+        Engine::start(executor, model.graph.n_tokens(), options)
+    };
+    let mut engine = start();
     let before = engine.free().expect("runs");
     let mut texts = vec![tokens(model, 90, seed), tokens(model, 40, seed + 1)];
     let shared = texts[0][..50].to_vec();
@@ -603,6 +848,16 @@ fn script(model: &Model, device: Arc<dyn Device>, seed: u32, off_by_one: bool) -
         let fresh = |n: usize| tokens(model, n, 5000 + seed * 31 + turn);
         let which = random(0, texts.len());
         let mut text = texts[which].clone();
+        if seed.is_multiple_of(4) && random(7, 4) == 0 {
+            // The program ends, and its user has saved a conversation.
+            let saved = Folder::new(&format!("script-save-{seed}-{off_by_one}"));
+            let is_saved = engine.save(&saved.0, &text).is_ok();
+            drop(engine);
+            engine = start();
+            if is_saved && let Err(error) = engine.load(&saved.0) {
+                return Err(format!("seed {seed}, turn {turn}: {error}"));
+            }
+        }
         match random(1, 8) {
             0 => {
                 let at = random(2, text.len());
