@@ -22,9 +22,11 @@ mod hybrid;
 pub mod image;
 mod ledger;
 mod pages;
+mod sampler;
 mod tree;
 
 pub use checkpoints::{CheckpointMode, CheckpointOptions, CheckpointStats, Reuse, Why};
 pub use engine::{EmbeddedRow, Engine, EngineOptions, Event, Finish, Generation, Report, Request, RequestError};
 pub use executor::{Executor, ExecutorError, ExecutorOptions, Frozen, Issued, SequenceId, Work};
 pub use ledger::{Entry, Ledger, LedgerError, Tier};
+pub use sampler::{Chain, Sampler, Sampling, SamplingError};
