@@ -10,7 +10,7 @@ use segno::{GenerateOptions, LoadOptions, Model};
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let model = std::env::args().nth(1).map_or_else(Model::demo, Model::open)?;
     let session = model.load(&LoadOptions::default())?;
-    let options = GenerateOptions { temperature: 0.0, max_tokens: Some(24), ..Default::default() };
+    let options = GenerateOptions { max_tokens: Some(24), ..GenerateOptions::greedy() };
     let mut chat = session.chat();
     println!("turn  prompt  reused  read    ms");
     for turn in 1..=10 {

@@ -25,7 +25,7 @@ fn talk(device: &str) -> Result<(), Error> {
     println!("{} ({}, {})", capabilities.name, capabilities.backend, capabilities.driver);
     let mut chat = session.chat();
     chat.user("What is a checkpoint?");
-    let mut reply = chat.reply(&GenerateOptions { temperature: 0.0, ..Default::default() })?;
+    let mut reply = chat.reply(&GenerateOptions::greedy())?;
     for piece in &mut reply {
         print!("{}", piece?);
         let _ = std::io::stdout().flush();

@@ -73,18 +73,19 @@ pub fn gumbel(seed: u64, position: u32, id: u32) -> f32 {
 }
 
 /// The `k`-th largest of some logits without NaN; `None` if there are no more than `k`, or `k` is 0.
-fn kth_largest(logits: &[f32], k: usize) -> Option<f32> {
+pub fn kth_largest(logits: &[f32], k: usize) -> Option<f32> {
     if k == 0 || k >= logits.len() {
         return None;
     }
     Some(*logits.to_vec().select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a)).1)
 }
 
-/// The smallest logit of the smallest set of the largest that has this share of all probability. No logit is NaN.
-fn top_p_threshold(logits: &[f32], p: f32) -> f32 {
+/// The smallest logit of the smallest set of the largest that has the share `p` of all probability, and at least
+/// `min_keep` members. No logit is NaN.
+pub fn top_p_threshold(logits: &[f32], p: f32, min_keep: usize) -> f32 {
     let Some(max) = logits.iter().copied().max_by(f32::total_cmp) else { return f32::NEG_INFINITY };
     let total: f64 = logits.iter().map(|l| ((l - max) as f64).exp()).sum();
-    let mut sum = 0.0;
+    let (mut sum, mut kept) = (0.0, 0);
     let mut left = logits.to_vec();
     let mut rest = &mut left[..];
     // The set is small as a rule: only as many as it needs are sorted, in runs that grow.
@@ -98,7 +99,8 @@ fn top_p_threshold(logits: &[f32], p: f32) -> f32 {
         head.sort_unstable_by(|a, b| b.total_cmp(a));
         for &l in &*head {
             sum += ((l - max) as f64).exp();
-            if sum >= p as f64 * total {
+            kept += 1;
+            if sum >= p as f64 * total && kept >= min_keep {
                 return l;
             }
         }
@@ -117,7 +119,7 @@ pub fn threshold(logits: &[f32], params: &SampleParams) -> f32 {
         left.retain(|&l| l >= keep);
     }
     if params.top_p < 1.0 {
-        keep = keep.max(top_p_threshold(&left, params.top_p));
+        keep = keep.max(top_p_threshold(&left, params.top_p, 0));
     }
     if params.min_p > 0.0 {
         keep = keep.max(max + params.min_p.ln());

@@ -23,6 +23,7 @@ use crate::checkpoints::{CheckpointMode, CheckpointOptions, CheckpointStats, Che
 use crate::executor::{Executor, ExecutorError, Frozen, Issued, SequenceId, Work};
 use crate::image::{ImageError, Key, Made};
 use crate::ledger::Ledger;
+use crate::sampler::{Chain, Sampling, SamplingError};
 use crate::store::{Store, StoreOptions};
 
 /// How an engine schedules.
@@ -78,6 +79,8 @@ pub struct Request {
     pub max_tokens: usize,
     /// How to draw.
     pub params: SampleParams,
+    /// Draws on the host by this chain instead, with the seed of `params`.
+    pub host: Option<Sampling>,
     /// Added to the logits of some tokens.
     pub bias: Vec<(u32, f32)>,
     /// Tokens that end the reply; they are not part of it.
@@ -103,6 +106,9 @@ pub enum RequestError {
     /// An embedded row that cannot stand where it is said to.
     #[error("embedded row {0} is outside the prompt, out of order, or not {1} numbers")]
     Row(usize, usize),
+    /// A sampler has a value without a meaning.
+    #[error(transparent)]
+    Sampling(#[from] SamplingError),
     /// The prompt leaves no room for a reply.
     #[error("the prompt has {tokens} tokens and the context {n_ctx}; shorten it or raise -c")]
     PromptTooLong {
@@ -227,7 +233,7 @@ impl Drop for Generation {
 type Call = Box<dyn FnOnce(&mut Scheduler) + Send>;
 
 enum Message {
-    Generate { request: Request, events: UnboundedSender<Event>, cancel: Cancel },
+    Generate { request: Box<Request>, events: UnboundedSender<Event>, cancel: Cancel },
     Call(Call),
     Stop,
 }
@@ -262,7 +268,7 @@ impl Engine {
     pub fn generate(&self, request: Request) -> Generation {
         let (sender, events) = unbounded();
         let cancel = Cancel::new();
-        let message = Message::Generate { request, events: sender.clone(), cancel: cancel.clone() };
+        let message = Message::Generate { request: Box::new(request), events: sender.clone(), cancel: cancel.clone() };
         if self.messages.send(message).is_err() {
             let _ = sender.unbounded_send(Event::Failed(RequestError::Stopped));
         }
@@ -408,6 +414,8 @@ enum Next {
         ticket: u64,
         row: u32,
     },
+    /// To be drawn on the host, once the logits are there.
+    Awaited,
 }
 
 fn keys_of(tokens: &[u32]) -> Vec<Key> {
@@ -438,6 +446,7 @@ struct Queued {
     keys: Vec<Key>,
     events: UnboundedSender<Event>,
     cancel: Cancel,
+    chain: Option<Chain>,
 }
 
 struct Active {
@@ -464,6 +473,8 @@ struct Active {
     drawn: usize,
     reply: Vec<u32>,
     next: Option<Next>,
+    /// Draws the reply, if the host does.
+    chain: Option<Chain>,
     /// Steps under way that this sequence is in.
     in_flight: usize,
     finish: Option<Finish>,
@@ -513,16 +524,19 @@ struct Member {
     active: u64,
     /// Whether a token is drawn for it.
     draw: bool,
+    /// Whether the host draws it.
+    on_host: bool,
     /// Its position after the step.
     end: u32,
 }
 
 struct Flight {
     issued: Issued,
-    ticket: Ticket,
-    /// Logits after whole prompts.
+    /// Absent if the host draws all.
+    ticket: Option<Ticket>,
+    /// Logits after whole prompts, and those to draw from.
     logits: Vec<(u64, Pending<Vec<f32>>)>,
-    /// In the order of the ticket's rows.
+    /// Those that the device draws for, in the order of the ticket's rows.
     members: Vec<Member>,
     rows: usize,
     issued_at: Instant,
@@ -591,7 +605,7 @@ impl Scheduler {
             }
             while let Some(next) = message {
                 match next {
-                    Message::Generate { request, events, cancel } => self.enqueue(request, events, cancel),
+                    Message::Generate { request, events, cancel } => self.enqueue(*request, events, cancel),
                     Message::Call(call) => call(self),
                     Message::Stop => {
                         self.checkpoints.settle_leaving(&mut self.executor, 0);
@@ -618,8 +632,14 @@ impl Scheduler {
         let outside = |id: &u32| *id as usize >= self.n_vocab;
         let outside = (0..request.prompt.len()).find(|i| outside(&request.prompt[*i]) && !is_row(i));
         let bad_row = self.bad_row(&request);
+        let chain = request
+            .host
+            .clone()
+            .map(|sampling| Chain::new(sampling, request.params.seed, request.bias.clone(), request.prompt.clone()));
         let error = if let Some(error) = &self.lost {
             error.clone()
+        } else if let Some(Err(error)) = chain {
+            error.into()
         } else if request.prompt.is_empty() {
             RequestError::EmptyPrompt
         } else if let Some(position) = outside {
@@ -636,7 +656,8 @@ impl Scheduler {
                 copy.finish = Some(Finish::Cancelled);
             }
             let keys = request.keys();
-            self.queue.push_back(Queued { request, keys, events, cancel });
+            let chain = chain.and_then(Result::ok);
+            self.queue.push_back(Queued { request, keys, events, cancel, chain });
             return;
         };
         let _ = events.unbounded_send(Event::Failed(error));
@@ -658,7 +679,7 @@ impl Scheduler {
         let (events, _) = unbounded();
         let request = Request { prompt, ..Request::default() };
         let keys = request.keys();
-        if let Err(error) = self.start(Queued { request, keys, events, cancel: Cancel::new() }, true) {
+        if let Err(error) = self.start(Queued { request, keys, events, cancel: Cancel::new(), chain: None }, true) {
             log::warn!("a reply could not be read again: {error}");
         }
     }
@@ -735,7 +756,7 @@ impl Scheduler {
 
     /// Makes a sequence for a request, from where its prompt parts from what is remembered.
     fn start(&mut self, queued: Queued, is_copy: bool) -> Result<(), ExecutorError> {
-        let Queued { request, keys, events, cancel } = queued;
+        let Queued { request, keys, events, cancel, chain } = queued;
         let started = Instant::now();
         let length = request.prompt.len() as u32;
         let admitted = match request.forget {
@@ -766,6 +787,7 @@ impl Scheduler {
             drawn: 0,
             reply: Vec::new(),
             next: None,
+            chain,
             in_flight: 0,
             finish: None,
             started,
@@ -775,7 +797,10 @@ impl Scheduler {
         self.next_id += 1;
         if let Some(logits) = admitted.logits.filter(|_| active.request.max_tokens > 0) {
             // Nothing is left to read: the first token is drawn from what was kept.
-            let id = segno_ir::sample::sample(&logits, &active.draw(0, length));
+            let id = match &mut active.chain {
+                Some(chain) => chain.draw(&logits),
+                None => segno_ir::sample::sample(&logits, &active.draw(0, length)),
+            };
             active.drawn = 1;
             active.next = Some(Next::Known(id));
             active.accept(id, self.executor.options().n_ctx);
@@ -791,10 +816,11 @@ impl Scheduler {
         let mut works = Vec::new();
         let mut members = Vec::new();
         let mut draws = Vec::new();
+        let mut n_outputs = 0;
         let n_ctx = self.executor.options().n_ctx;
         let decoding = self.active.iter().filter(|a| a.next.is_some() && a.finish.is_none()).count();
         let mut budget = self.prefill_budget(decoding > 0);
-        let mut keeps_logits = Vec::new();
+        let mut logits_of = Vec::new();
         for active in self.active.iter_mut().filter(|a| a.finish.is_none()) {
             let start = self.executor.len(active.sequence)?;
             let (inputs, kind, draw) = match active.next {
@@ -805,6 +831,7 @@ impl Scheduler {
                     let input = match next {
                         Next::Known(id) => Input::Token(id),
                         Next::Drawn { ticket, row } => Input::Sampled { ticket, row },
+                        Next::Awaited => continue,
                     };
                     (vec![input], SpanKind::Decode, true)
                 }
@@ -829,15 +856,21 @@ impl Scheduler {
                 }
             };
             let end = start + inputs.len() as u32;
+            let on_host = active.chain.is_some();
+            let row = n_outputs;
             if draw {
-                draws.push(active.draw(draws.len() as u32, end));
+                match on_host {
+                    true => logits_of.push((active.id, row)),
+                    false => draws.push(active.draw(row, end)),
+                }
+                n_outputs += 1;
                 active.drawn += 1;
             }
             let outputs = if draw { vec![inputs.len() as u32 - 1] } else { Vec::new() };
             let snapshots = match kind {
                 SpanKind::Prefill => {
-                    if draw && active.plan.iter().any(|p| p.0 == end) {
-                        keeps_logits.push((active.id, draws.len() as u32 - 1));
+                    if draw && !on_host && active.plan.iter().any(|p| p.0 == end) {
+                        logits_of.push((active.id, row));
                     }
                     let due = active.plan.iter().map(|p| p.0).filter(|p| (start + 1..=end).contains(p));
                     due.map(|p| p - start).collect()
@@ -846,7 +879,7 @@ impl Scheduler {
                 SpanKind::Decode => Vec::new(),
             };
             works.push(Work { sequence: active.sequence, kind, inputs, outputs, snapshots });
-            members.push(Member { active: active.id, draw, end });
+            members.push(Member { active: active.id, draw, on_host, end });
         }
         if works.is_empty() {
             return Ok(false);
@@ -878,16 +911,23 @@ impl Scheduler {
             }
             other => other?,
         };
-        let ticket = self.executor.sample(&issued.rows, &draws)?;
-        let logits = keeps_logits.into_iter();
+        let ticket = match draws.is_empty() && n_outputs > 0 {
+            true => None,
+            false => Some(self.executor.sample(&issued.rows, &draws)?),
+        };
+        let logits = logits_of.into_iter();
         let logits = logits.map(|(id, row)| (id, self.executor.read(&issued.rows, Output::Logits, row, 1))).collect();
         let mut row = 0;
         for member in &members {
             let Some(active) = self.active.iter_mut().find(|a| a.id == member.active) else { continue };
             active.in_flight += 1;
-            if member.draw {
-                active.next = Some(Next::Drawn { ticket: ticket.id, row });
-                row += 1;
+            match &ticket {
+                Some(ticket) if member.draw && !member.on_host => {
+                    active.next = Some(Next::Drawn { ticket: ticket.id, row });
+                    row += 1;
+                }
+                _ if member.draw => active.next = Some(Next::Awaited),
+                _ => {}
             }
         }
         self.flights.push_back(Flight { issued, ticket, logits, members, rows, issued_at });
@@ -921,8 +961,10 @@ impl Scheduler {
     fn settle(&mut self) -> Result<(), ExecutorError> {
         let Some(flight) = self.flights.pop_front() else { return Ok(()) };
         let Flight { mut issued, ticket, logits, members, rows, issued_at } = flight;
-        let Ticket { id: ticket_id, tokens } = ticket;
-        let tokens = tokens.wait(self.options.step_timeout)?;
+        let (ticket_id, tokens) = match ticket {
+            Some(Ticket { id, tokens }) => (Some(id), tokens.wait(self.options.step_timeout)?),
+            None => (None, Vec::new()),
+        };
         if rows >= PAGE_TOKENS as usize {
             self.rows_per_second = rows as f64 / issued_at.elapsed().as_secs_f64().max(1e-6);
         }
@@ -933,12 +975,19 @@ impl Scheduler {
         let n_ctx = self.executor.options().n_ctx;
         let mut drawn = tokens.into_iter().enumerate();
         for member in &members {
-            let token = if member.draw { drawn.next() } else { None };
+            let token = if member.draw && !member.on_host { drawn.next() } else { None };
             let Some(active) = self.active.iter_mut().find(|a| a.id == member.active) else { continue };
             active.in_flight -= 1;
             if active.finish.is_some() {
                 // It ended while this step was under way: as if the step had never been.
                 self.executor.undo(&mut issued, active.sequence);
+                continue;
+            }
+            if let (true, Some(chain)) = (member.draw, &mut active.chain) {
+                let logits = kept_logits.iter().find(|(id, _)| *id == active.id);
+                let id = chain.draw(logits.map_or(&[], |(_, l)| l));
+                active.next = Some(Next::Known(id));
+                active.accept(id, n_ctx);
                 continue;
             }
             let Some((row, token)) = token else {
@@ -949,7 +998,8 @@ impl Scheduler {
                 }
                 continue;
             };
-            if matches!(active.next, Some(Next::Drawn { ticket, row: r }) if ticket == ticket_id && r as usize == row) {
+            if matches!(active.next, Some(Next::Drawn { ticket, row: r }) if Some(ticket) == ticket_id && r as usize == row)
+            {
                 active.next = Some(Next::Known(token.id));
             }
             active.accept(token.id, n_ctx);

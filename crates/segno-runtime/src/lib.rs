@@ -22,6 +22,7 @@ mod hybrid;
 pub mod image;
 mod ledger;
 mod pages;
+mod sampler;
 pub mod store;
 mod tree;
 
@@ -29,3 +30,4 @@ pub use checkpoints::{CheckpointMode, CheckpointOptions, CheckpointStats, Reuse,
 pub use engine::{EmbeddedRow, Engine, EngineOptions, Event, Finish, Generation, Report, Request, RequestError};
 pub use executor::{Executor, ExecutorError, ExecutorOptions, Export, Frozen, Issued, SequenceId, Work};
 pub use ledger::{Entry, Ledger, LedgerError, Tier};
+pub use sampler::{Chain, Sampler, Sampling, SamplingError};

@@ -10,7 +10,7 @@ use segno_ir::sample::{SampleParams, philox};
 use segno_models::Model;
 use segno_runtime::adversary::Adversary;
 use segno_runtime::{
-    Engine, EngineOptions, Event, Executor, ExecutorOptions, Finish, Generation, Request, RequestError,
+    Engine, EngineOptions, Event, Executor, ExecutorOptions, Finish, Generation, Request, RequestError, Sampling,
 };
 
 fn model() -> Model {
@@ -155,4 +155,64 @@ fn a_dropped_or_cancelled_reply_ends_and_the_next_is_right() {
         let (again, _) = engine.generate(request(60, 5, 12)).collect_blocking().expect("a reply");
         assert_eq!(again, expected);
     }
+}
+
+#[test]
+fn a_chain_on_the_host_draws_as_the_device_does_beside_others() {
+    let model = model();
+    for device in devices() {
+        let engine = engine(&model, device, 3, 512);
+        let requests: Vec<Request> = (0..3).map(|i| request(30 + 50 * i, i as u32, 20)).collect();
+        let expected: Vec<_> =
+            requests.iter().map(|r| engine.generate(r.clone()).collect_blocking().expect("a reply").0).collect();
+        // The same samplers on the host, alone and between two on the device; then all on the host.
+        let on_host = |r: &Request| Request {
+            host: Some(Sampling { temperature: 1.0, ..Sampling::default() }),
+            forget: true,
+            ..r.clone()
+        };
+        for hosts in [[false, true, false], [true, true, true], [true, false, false]] {
+            let generations: Vec<_> = requests
+                .iter()
+                .zip(hosts)
+                .map(|(r, host)| engine.generate(if host { on_host(r) } else { r.clone() }))
+                .collect();
+            for (generation, expected) in generations.into_iter().zip(&expected) {
+                assert_eq!(&generation.collect_blocking().expect("a reply").0, expected);
+            }
+        }
+    }
+}
+
+#[test]
+fn penalties_give_the_same_reply_from_a_checkpoint() {
+    let model = model();
+    let host = Sampling {
+        penalty_repeat: 1.3,
+        penalty_last_n: -1,
+        dry_multiplier: 0.8,
+        xtc_probability: 0.5,
+        ..Sampling::default()
+    };
+    for device in devices() {
+        let engine = engine(&model, device, 2, 512);
+        let first = Request { host: Some(host.clone()), ..request(100, 1, 30) };
+        let (reply, _) = engine.generate(first.clone()).collect_blocking().expect("a reply");
+        let (plain, _) = engine.generate(Request { host: None, ..first.clone() }).collect_blocking().expect("a reply");
+        assert_ne!(reply, plain, "penalties change nothing");
+        let (again, report) = engine.generate(first.clone()).collect_blocking().expect("a reply");
+        assert_eq!((&again, report.reused_tokens), (&reply, 100), "drawn again from the kept logits");
+        // Edited in the reply: what was kept of it is read as a prompt and goes on the same way.
+        let mut edited = Request { max_tokens: 18, ..first };
+        edited.prompt.extend(&reply[..12]);
+        let (tail, report) = engine.generate(edited.clone()).collect_blocking().expect("a reply");
+        assert!(report.reused_tokens >= 100);
+        assert_eq!(tail, reply[12..]);
+        let (cold, _) = engine.generate(Request { forget: true, ..edited }).collect_blocking().expect("a reply");
+        assert_eq!(cold, tail);
+    }
+    let engine = engine(&model, devices()[0].clone(), 1, 512);
+    let wrong = Request { host: Some(Sampling { top_p: 2.0, ..host }), ..request(10, 1, 5) };
+    let error = engine.generate(wrong).collect_blocking().expect_err("refused");
+    assert_eq!(error.to_string(), "top-p is 2, expected a number from 0 to 1");
 }

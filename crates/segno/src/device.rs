@@ -28,7 +28,8 @@ mod gpu {
 /// The names that there would be with the feature `wgpu`: none.
 #[cfg(not(feature = "wgpu"))]
 mod gpu {
-    use segno_ir::{Device, DeviceError, DeviceKind};
+    use segno_cpu::CpuDevice;
+    use segno_ir::{DeviceError, DeviceKind};
 
     pub struct AdapterChoice {
         pub id: String,
@@ -44,7 +45,7 @@ mod gpu {
 
     impl WgpuDevice {
         #[expect(clippy::new_ret_no_self, reason = "there is no such device to make")]
-        pub fn new(choice: &AdapterChoice, _: &WgpuOptions) -> Result<Box<dyn Device>, DeviceError> {
+        pub fn new(choice: &AdapterChoice, _: &WgpuOptions) -> Result<CpuDevice, DeviceError> {
             Err(DeviceError::Invalid(format!("{} is not built in", choice.id)))
         }
     }

@@ -1,10 +1,11 @@
 //! A loaded model, conversations with it, and replies as they come.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use segno_ir::{Cancel, Capabilities, SampleParams};
-use segno_runtime::{Engine, Event, Generation, Report, Request, RequestError};
-use segno_text::{DateTime, DecodeStream, EncodeOptions, Message, RenderOptions};
+use segno_runtime::{Engine, Event, Generation, Report, Request, RequestError, Sampling};
+use segno_text::{DateTime, DecodeStream, EncodeOptions, Message, RenderOptions, Tokenizer};
 
 use crate::{Error, Model};
 
@@ -15,36 +16,92 @@ pub struct Session {
     device: Capabilities,
 }
 
-/// How a reply is drawn. The defaults are llama.cpp's.
+/// How a reply is drawn. The defaults are llama.cpp's; [`Model::sampling`] has what the model's author recommends.
 #[derive(Clone, Debug)]
 pub struct GenerateOptions {
-    /// 0: always the likeliest token.
-    pub temperature: f32,
-    /// Keeps the k likeliest tokens; 0: all.
-    pub top_k: u32,
-    /// Keeps the smallest set of likeliest tokens that reaches this share; 1: all.
-    pub top_p: f32,
-    /// Keeps tokens of at least this share of the likeliest's probability; 0: all.
-    pub min_p: f32,
+    /// The samplers. Those that the device has run there, others on the host.
+    pub sampling: Sampling,
     /// Of the generator; `None`: another one each time.
     pub seed: Option<u64>,
     /// Most tokens of the reply; `None`: up to the context's end.
     pub max_tokens: Option<usize>,
+    /// Added to the logits of some tokens.
+    pub bias: Vec<(u32, f32)>,
+    /// Texts at which DRY's repetitions end.
+    pub dry_breakers: Vec<String>,
+    /// The reply goes on where the model would end it.
+    pub ignore_eos: bool,
 }
 
 impl Default for GenerateOptions {
     fn default() -> Self {
-        let SampleParams { temperature, top_k, top_p, min_p, .. } = SampleParams::default();
-        GenerateOptions { temperature, top_k, top_p, min_p, seed: None, max_tokens: None }
+        GenerateOptions {
+            sampling: Sampling::default(),
+            seed: None,
+            max_tokens: None,
+            bias: Vec::new(),
+            dry_breakers: ["\n", ":", "\"", "*"].map(String::from).to_vec(),
+            ignore_eos: false,
+        }
     }
 }
 
 impl GenerateOptions {
-    fn params(&self) -> SampleParams {
+    /// Always the likeliest token.
+    pub fn greedy() -> Self {
+        GenerateOptions { sampling: Sampling::greedy(), ..Self::default() }
+    }
+
+    /// What the engine is asked, but for the prompt.
+    fn request(&self, tokenizer: &Tokenizer) -> Request {
         use std::hash::{BuildHasher, RandomState};
         let seed = self.seed.unwrap_or_else(|| RandomState::new().hash_one(0));
-        SampleParams { temperature: self.temperature, top_k: self.top_k, top_p: self.top_p, min_p: self.min_p, seed }
+        let mut bias = self.bias.clone();
+        let mut stop = tokenizer.end_of_generation().to_vec();
+        if self.ignore_eos {
+            bias.extend(stop.drain(..).map(|id| (id, f32::NEG_INFINITY)));
+        }
+        let (params, host) = match self.sampling.device(seed) {
+            Some(params) => (params, None),
+            None => {
+                let dry_breakers = match self.sampling.dry_multiplier > 0.0 {
+                    true => breakers(tokenizer, &self.dry_breakers),
+                    false => Vec::new(),
+                };
+                let host = Sampling { dry_breakers, ..self.sampling.clone() };
+                (SampleParams { seed, ..SampleParams::default() }, Some(host))
+            }
+        };
+        let max_tokens = self.max_tokens.unwrap_or(usize::MAX);
+        Request { max_tokens, params, host, bias, stop, ..Request::default() }
     }
+}
+
+/// Longest tail of a breaker, in tokens: llama.cpp's limit.
+const BREAKER_TAIL: usize = 20;
+
+/// The ways in which tokens can write each text: one that holds it, or one that ends with its beginning, and the
+/// tokens of the rest.
+fn breakers(tokenizer: &Tokenizer, texts: &[String]) -> Vec<(u32, Vec<u32>)> {
+    let mut all = BTreeSet::new();
+    let plain = EncodeOptions { add_special: false, parse_special: false };
+    for text in texts.iter().map(String::as_bytes).filter(|text| !text.is_empty()) {
+        for id in 0..tokenizer.n_vocab() as u32 {
+            let word = tokenizer.token_bytes(id);
+            if word.windows(text.len()).any(|part| part == text) {
+                all.insert((id, Vec::new()));
+                continue;
+            }
+            for at in 0..word.len() {
+                if let Some(rest) = text.strip_prefix(&word[at..]) {
+                    let mut tail = tokenizer.encode(rest, plain);
+                    tail.truncate(BREAKER_TAIL);
+                    all.insert((id, tail));
+                }
+            }
+        }
+    }
+    all.into_iter().collect()
 }
 
 impl Session {
@@ -81,14 +138,9 @@ impl Session {
     /// Continues a prompt whose borders are known: they are good places for checkpoints.
     pub fn generate_from(&self, prompt: Prompt, options: &GenerateOptions) -> Reply<'_> {
         let tokenizer = self.model.tokenizer();
-        let generation = self.engine.generate(Request {
-            prompt: prompt.ids.clone(),
-            borders: prompt.borders,
-            max_tokens: options.max_tokens.unwrap_or(usize::MAX),
-            params: options.params(),
-            stop: tokenizer.end_of_generation().to_vec(),
-            ..Request::default()
-        });
+        let request = options.request(tokenizer);
+        let generation =
+            self.engine.generate(Request { prompt: prompt.ids.clone(), borders: prompt.borders, ..request });
         let stream = tokenizer.decode_stream(false);
         Reply { session: self, generation, stream, prompt: prompt.ids, text: String::new(), report: None }
     }

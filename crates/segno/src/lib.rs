@@ -7,7 +7,7 @@
 //! let session = model.load(&LoadOptions { device: "cpu".into(), ..Default::default() })?;
 //! let mut chat = session.chat();
 //! chat.user("What is 7 + 8?");
-//! let mut reply = chat.reply(&GenerateOptions { temperature: 0.0, ..Default::default() })?;
+//! let mut reply = chat.reply(&GenerateOptions::greedy())?;
 //! for piece in &mut reply {
 //!     print!("{}", piece?);
 //! }
@@ -28,7 +28,8 @@ pub use model::{LoadOptions, Model, open_tokenizer};
 pub use perplexity::{Perplexity, PerplexityOptions};
 pub use segno_ir::Cancel;
 pub use segno_runtime::{
-    CheckpointMode, CheckpointOptions, CheckpointStats, ExecutorError, Finish, Report, RequestError, Reuse, Why,
+    CheckpointMode, CheckpointOptions, CheckpointStats, ExecutorError, Finish, Report, RequestError, Reuse, Sampler,
+    Sampling, SamplingError, Why,
 };
 pub use segno_text::{EncodeOptions, Message, Tokenizer};
 

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use segno_gguf::{Gguf, Value};
 use segno_ir::{Device, KvType};
-use segno_runtime::{CheckpointMode, CheckpointOptions, Engine, EngineOptions, Executor, ExecutorOptions};
+use segno_runtime::{
+    CheckpointMode, CheckpointOptions, Engine, EngineOptions, Executor, ExecutorOptions, Sampler, Sampling,
+};
 use segno_text::{BuiltinFormat, ChatTemplate, SpecialIds, Tokenizer, VocabSource};
 
 use crate::device::open_device;
@@ -114,6 +116,41 @@ impl Model {
     /// `general.name`, or the path.
     pub fn name(&self) -> &str {
         &self.0.name
+    }
+
+    /// The samplers that the model's author recommends (`general.sampling.*`); llama.cpp's defaults where the file says
+    /// nothing. Values without a meaning are passed over with a warning.
+    pub fn sampling(&self) -> Sampling {
+        let mut sampling = Sampling::default();
+        let number = |key: &str| self.gguf().get(&format!("general.sampling.{key}")).and_then(Value::as_f64);
+        let mut take = |key: &str, set: &dyn Fn(&mut Sampling, f64)| {
+            let Some(x) = number(key) else { return };
+            let mut changed = sampling.clone();
+            set(&mut changed, x);
+            match changed.check() {
+                Ok(()) => sampling = changed,
+                Err(error) => log::warn!("{}: general.sampling.{key} is passed over: {error}", self.name()),
+            }
+        };
+        take("top_k", &|s, x| s.top_k = x as u32);
+        take("top_p", &|s, x| s.top_p = x as f32);
+        take("min_p", &|s, x| s.min_p = x as f32);
+        take("temp", &|s, x| s.temperature = x as f32);
+        take("xtc_probability", &|s, x| s.xtc_probability = x as f32);
+        take("xtc_threshold", &|s, x| s.xtc_threshold = x as f32);
+        take("penalty_last_n", &|s, x| s.penalty_last_n = x as i32);
+        take("penalty_repeat", &|s, x| s.penalty_repeat = x as f32);
+        take("mirostat", &|s, x| s.mirostat = x as u8);
+        take("mirostat_tau", &|s, x| s.mirostat_tau = x as f32);
+        take("mirostat_eta", &|s, x| s.mirostat_eta = x as f32);
+        let sequence = self.gguf().get("general.sampling.sequence").and_then(Value::as_str);
+        if let Some(letters) = sequence {
+            match letters.chars().map(Sampler::from_letter).collect() {
+                Ok(order) => sampling.order = order,
+                Err(error) => log::warn!("{}: general.sampling.sequence is passed over: {error}", self.name()),
+            }
+        }
+        sampling
     }
 
     /// Tokens of context that these options plan.

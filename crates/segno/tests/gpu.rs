@@ -244,7 +244,7 @@ fn the_demo_model_holds_the_readmes_conversation() {
     assert!(turns.len() >= 2, "the README shows {turns:?}");
     let options = LoadOptions { device: device_name(), context: Some(512), batch: 64, ..Default::default() };
     let session = Model::demo().expect("opens").load(&options).expect("loads");
-    let options = GenerateOptions { temperature: 0.0, ..Default::default() };
+    let options = GenerateOptions::greedy();
     let mut chat = session.chat();
     for (question, answer) in turns {
         chat.user(&question);

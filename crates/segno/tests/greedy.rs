@@ -81,7 +81,7 @@ fn the_top_choice_is_llama_cpps_wherever_its_gap_is_clear() {
 fn the_demo_model_replies_and_remembers() {
     let session = Model::demo().expect("opens").load(&LoadOptions { device: "cpu".into(), ..Default::default() });
     let session = session.expect("loads");
-    let options = segno::GenerateOptions { temperature: 0.0, ..Default::default() };
+    let options = segno::GenerateOptions::greedy();
     let mut chat = session.chat();
     for (question, word) in
         [("Hello! My name is Ruth.", "Ruth"), ("What is 7 + 8?", "15"), ("What is my name?", "Ruth")]

@@ -12,6 +12,7 @@ mod model;
 mod multiturn;
 mod perplexity;
 mod run;
+mod sampling;
 mod shell;
 mod synth;
 mod tokenize;

@@ -14,6 +14,7 @@ use segno::{Cancel, Chat, Error, Finish, GenerateOptions, LoadOptions, Reply, Se
 use super::cache::CacheArgs;
 use super::checkpoints::{CheckpointArgs, explain};
 use super::model::ModelArgs;
+use super::sampling::SamplingArgs;
 use super::{DeviceArgs, input};
 
 /// Chat with a model, or answer one prompt.
@@ -39,21 +40,8 @@ pub struct RunArgs {
     device: DeviceArgs,
     #[command(flatten)]
     checkpoints: CheckpointArgs,
-    /// Temperature; 0 takes the likeliest token
-    #[arg(long, default_value_t = 0.8, value_name = "T", allow_negative_numbers = true)]
-    temp: f32,
-    /// Keep the K likeliest tokens; 0: all
-    #[arg(long, default_value_t = 40, value_name = "K")]
-    top_k: u32,
-    /// Keep the likeliest tokens up to this share; 1: all
-    #[arg(long, default_value_t = 0.95, value_name = "P", allow_negative_numbers = true)]
-    top_p: f32,
-    /// Keep tokens of at least this share of the likeliest's probability; 0: all
-    #[arg(long, default_value_t = 0.05, value_name = "P", allow_negative_numbers = true)]
-    min_p: f32,
-    /// Seed of the draws [default: another one each time]
-    #[arg(short, long, value_name = "N")]
-    seed: Option<u64>,
+    #[command(flatten)]
+    sampling: SamplingArgs,
     /// System prompt
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
@@ -75,32 +63,10 @@ impl Default for RunArgs {
 }
 
 impl RunArgs {
-    fn generate_options(&self) -> GenerateOptions {
-        GenerateOptions {
-            temperature: self.temp,
-            top_k: self.top_k,
-            top_p: self.top_p,
-            min_p: self.min_p,
-            seed: self.seed,
-            max_tokens: self.max_tokens,
-        }
-    }
-
     /// The prompt of `-p`, `-f` or a standard input that is not a terminal.
     fn prompt(&self) -> anyhow::Result<Option<String>> {
         let text = input::read(self.prompt.as_deref(), self.file.as_deref())?;
         text.map(String::from_utf8).transpose().context("the prompt is not UTF-8 text")
-    }
-
-    fn check(&self) -> anyhow::Result<()> {
-        let share = |name: &str, value: f32| match (0.0..=1.0).contains(&value) {
-            true => Ok(()),
-            false => Err(anyhow::anyhow!("{name} is {value}, expected a number from 0 to 1")),
-        };
-        share("--top-p", self.top_p)?;
-        share("--min-p", self.min_p)?;
-        anyhow::ensure!(self.temp.is_finite() && self.temp >= 0.0, "--temp is {}, expected 0 or more", self.temp);
-        Ok(())
     }
 }
 
@@ -130,7 +96,6 @@ impl Interrupt {
 }
 
 pub fn run(args: RunArgs) -> anyhow::Result<()> {
-    args.check()?;
     let prompt = args.prompt()?;
     if prompt.as_ref().is_some_and(|p| p.is_empty()) {
         anyhow::bail!("the prompt is empty; give one with -p, -f or standard input");
@@ -145,27 +110,34 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
         ..LoadOptions::default()
     };
     args.checkpoints.apply(&mut options)?;
+    let draws = args.sampling.options(&model, args.max_tokens)?;
+    log::info!("samplers: {}", draws.sampling);
     let session = model.load(&options)?;
     let interrupt = Interrupt::install()?;
     match prompt {
-        Some(prompt) => answer(&session, &args, &prompt, &interrupt),
+        Some(prompt) => answer(&session, &args, &draws, &prompt, &interrupt),
         None if args.no_chat => anyhow::bail!("--no-chat needs a prompt: give one with -p, -f or standard input"),
-        None => converse(&session, &args, &interrupt),
+        None => converse(&session, &args, &draws, &interrupt),
     }
 }
 
 /// One reply.
-fn answer(session: &Session, args: &RunArgs, prompt: &str, interrupt: &Interrupt) -> anyhow::Result<()> {
-    let options = args.generate_options();
+fn answer(
+    session: &Session,
+    args: &RunArgs,
+    options: &GenerateOptions,
+    prompt: &str,
+    interrupt: &Interrupt,
+) -> anyhow::Result<()> {
     let mut chat = session.chat();
     let mut reply = match args.no_chat {
-        true => session.complete(prompt, &options),
+        true => session.complete(prompt, options),
         false => {
             if let Some(system) = &args.system {
                 chat.push("system", system);
             }
             chat.user(prompt);
-            chat.reply(&options)?
+            chat.reply(options)?
         }
     };
     interrupt.arm(&reply);
@@ -234,7 +206,7 @@ const HELP: &str = "\
 A line that ends with \\ goes on in the next. Ctrl-C stops a reply.";
 
 /// A conversation at the terminal.
-fn converse(session: &Session, args: &RunArgs, interrupt: &Interrupt) -> anyhow::Result<()> {
+fn converse(session: &Session, args: &RunArgs, options: &GenerateOptions, interrupt: &Interrupt) -> anyhow::Result<()> {
     let mut editor = rustyline::DefaultEditor::new().context("cannot read from the terminal")?;
     let mut chat = session.chat();
     if let Some(system) = &args.system {
@@ -277,7 +249,7 @@ fn converse(session: &Session, args: &RunArgs, interrupt: &Interrupt) -> anyhow:
                 if line == "/undo" {
                     chat.pop();
                 } else {
-                    stats = say(&mut chat, args, interrupt)?;
+                    stats = say(&mut chat, options, interrupt)?;
                 }
             }
             "/list" => {
@@ -293,7 +265,7 @@ fn converse(session: &Session, args: &RunArgs, interrupt: &Interrupt) -> anyhow:
                         chat.edit(n, text.trim());
                         chat.truncate(n + 1);
                         if chat.messages()[n].role == "user" {
-                            stats = say(&mut chat, args, interrupt)?;
+                            stats = say(&mut chat, options, interrupt)?;
                         }
                     }
                     _ => println!("/edit N TEXT: N is one of the numbers that /list shows"),
@@ -327,7 +299,7 @@ fn converse(session: &Session, args: &RunArgs, interrupt: &Interrupt) -> anyhow:
             _ if line.starts_with('/') => println!("there is no command {line}; /help lists them"),
             _ => {
                 chat.user(line);
-                stats = say(&mut chat, args, interrupt)?;
+                stats = say(&mut chat, options, interrupt)?;
             }
         }
     }
@@ -342,9 +314,9 @@ fn read_message(editor: &mut rustyline::DefaultEditor) -> Result<String, Readlin
 }
 
 /// Prints the model's reply and keeps it; an error takes the question back.
-fn say(chat: &mut Chat<'_>, args: &RunArgs, interrupt: &Interrupt) -> anyhow::Result<String> {
+fn say(chat: &mut Chat<'_>, options: &GenerateOptions, interrupt: &Interrupt) -> anyhow::Result<String> {
     let told = (|| -> anyhow::Result<(String, String)> {
-        let mut reply = chat.reply(&args.generate_options())?;
+        let mut reply = chat.reply(options)?;
         interrupt.arm(&reply);
         let result = print_reply(&mut reply);
         interrupt.disarm();
