@@ -25,6 +25,8 @@ pub use generate::{Chat, GenerateOptions, Prompt, Reply, Session, beside};
 pub use model::{LoadOptions, Model, open_tokenizer};
 pub use perplexity::{Perplexity, PerplexityOptions};
 pub use segno_ir::Cancel;
+pub use segno_runtime::image::Precision;
+pub use segno_runtime::store::StoreOptions;
 pub use segno_runtime::{
     CheckpointMode, CheckpointOptions, CheckpointStats, ExecutorError, Finish, Report, RequestError, Reuse, Why,
 };
@@ -78,6 +80,9 @@ pub enum Error {
     /// The model could not be loaded.
     #[error(transparent)]
     Executor(#[from] ExecutorError),
+    /// The folder of checkpoints cannot be used.
+    #[error("checkpoints: {0}")]
+    Checkpoints(#[from] segno_runtime::image::ImageError),
     /// The reply broke off.
     #[error(transparent)]
     Request(#[from] RequestError),
