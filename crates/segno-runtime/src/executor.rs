@@ -211,6 +211,10 @@ struct CheckpointRoom {
     pages: Vec<u32>,
 }
 
+fn numerics(device: &dyn Device, k_type: KvType, v_type: KvType) -> String {
+    format!("{}/k {}/v {}", device.describe().numerics, k_type.name(), v_type.name())
+}
+
 impl CheckpointRoom {
     /// Slots for each context's worth of pages: what the keeping rule leaves of a long conversation.
     const SLOTS_PER_CONTEXT: u64 = 48;
@@ -315,8 +319,7 @@ impl Executor {
         plan.slots += room.slots;
         plan.pages.iter_mut().zip(&room.pages).for_each(|(pages, frozen)| *pages += frozen);
 
-        let numerics = (device.describe().numerics.as_str(), options.k_type, options.v_type);
-        let fingerprint = Fingerprint::of(graph, &*source, &format!("{numerics:?}"));
+        let fingerprint = Fingerprint::of(graph, &*source, &numerics(&*device, options.k_type, options.v_type));
         let weights = device.weights(source, graph)?;
         let pool = device.pool(&plan)?;
         let program = device.compile(graph, &weights, &pool, &limits)?;
@@ -354,7 +357,7 @@ impl Executor {
     /// other. What [`Fingerprint::numerics`](crate::image::Fingerprint::numerics) is the hash of.
     pub fn numerics(&self) -> String {
         let StateLayout { k_type, v_type, .. } = &self.pool.plan().layout;
-        format!("{}/k {}/v {}", self.device.describe().numerics, k_type.name(), v_type.name())
+        numerics(&*self.device, *k_type, *v_type)
     }
 
     /// The memory plan.

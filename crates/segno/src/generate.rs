@@ -227,6 +227,17 @@ impl Chat<'_> {
         std::fs::rename(&beside, path)
     }
 
+    /// Writes the states of the conversation to a folder, so that another run of the program goes on from them:
+    /// tokens of the longest.
+    pub fn save_states(&self, folder: impl AsRef<Path>) -> Result<u32, Error> {
+        Ok(self.session.engine.save(folder.as_ref(), &self.prompt()?.ids)?)
+    }
+
+    /// Takes the states of a folder that [`save_states`](Self::save_states) wrote.
+    pub fn load_states(&self, folder: impl AsRef<Path>) -> Result<u32, Error> {
+        Ok(self.session.engine.load(folder.as_ref())?)
+    }
+
     /// Takes the messages of a file that [`save`](Self::save) wrote.
     pub fn load(&mut self, path: impl AsRef<Path>) -> std::io::Result<()> {
         self.messages = serde_json::from_slice(&std::fs::read(path)?)?;

@@ -27,6 +27,8 @@ pub use hub::{HubError, HubName, hub_cache};
 pub use model::{LoadOptions, Model, open_tokenizer};
 pub use perplexity::{Perplexity, PerplexityOptions};
 pub use segno_ir::Cancel;
+pub use segno_runtime::image::Precision;
+pub use segno_runtime::store::StoreOptions;
 pub use segno_runtime::{
     CheckpointMode, CheckpointOptions, CheckpointStats, ExecutorError, Finish, Report, RequestError, Reuse, Sampler,
     Sampling, SamplingError, Why,
@@ -81,6 +83,9 @@ pub enum Error {
     /// The model could not be loaded.
     #[error(transparent)]
     Executor(#[from] ExecutorError),
+    /// The folder of checkpoints cannot be used.
+    #[error("checkpoints: {0}")]
+    Checkpoints(#[from] segno_runtime::image::ImageError),
     /// The reply broke off.
     #[error(transparent)]
     Request(#[from] RequestError),

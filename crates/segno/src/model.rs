@@ -1,10 +1,11 @@
 //! A model file: its graph, its vocabulary, its chat template.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use segno_gguf::{Gguf, Value};
 use segno_ir::{Device, KvType};
+use segno_runtime::store::{Store, StoreOptions};
 use segno_runtime::{
     CheckpointMode, CheckpointOptions, Engine, EngineOptions, Executor, ExecutorOptions, Sampler, Sampling,
 };
@@ -51,6 +52,9 @@ pub struct LoadOptions {
     pub checkpoints: CheckpointOptions,
     /// Bytes that this may hold on the device; `None`: about two contexts' worth.
     pub checkpoint_bytes: Option<u64>,
+    /// A folder where they outlive the program, and how it is used. Nothing but f32 is taken with
+    /// [`CheckpointOptions::exact`].
+    pub store: Option<(PathBuf, StoreOptions)>,
 }
 
 impl Default for LoadOptions {
@@ -65,6 +69,7 @@ impl Default for LoadOptions {
             v_type: KvType::F32,
             checkpoints: CheckpointOptions::default(),
             checkpoint_bytes: None,
+            store: None,
         }
     }
 }
@@ -202,7 +207,11 @@ impl Model {
             log::info!("memory: {}", line.trim());
         }
         let n_tokens = self.0.model.graph.n_tokens();
-        let engine = EngineOptions { checkpoints: options.checkpoints.clone(), ..EngineOptions::default() };
+        let open = |(folder, options): &(PathBuf, StoreOptions)| {
+            Store::open(folder, executor.fingerprint(), options.clone()).map(Arc::new)
+        };
+        let store = options.store.as_ref().map(open).transpose()?;
+        let engine = EngineOptions { checkpoints: options.checkpoints.clone(), store, ..EngineOptions::default() };
         Ok(Session::new(self.clone(), Engine::start(executor, n_tokens, engine), described))
     }
 }

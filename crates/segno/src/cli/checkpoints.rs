@@ -1,14 +1,22 @@
 //! Flags about what is remembered, and what a reply's report says about it.
 
 use std::fmt::Write;
+use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use segno::{CheckpointMode, CheckpointOptions, LoadOptions, Model, Report};
+use segno::{CheckpointMode, CheckpointOptions, LoadOptions, Model, Precision, Report, StoreOptions};
 
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
 enum Mode {
     Tree,
     Off,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+enum Compress {
+    Off,
+    Bf16,
+    Int8,
 }
 
 /// What is remembered between prompts.
@@ -21,6 +29,15 @@ pub struct CheckpointArgs {
     /// Memory for checkpoints on the device: bytes, with K, M or G, or auto: two contexts' worth
     #[arg(long, default_value = "auto", value_name = "BYTES", value_parser = bytes)]
     checkpoint_budget: Budget,
+    /// Keep checkpoints in this folder too: they outlive the program. As private as what is said
+    #[arg(long, value_name = "DIR")]
+    checkpoint_dir: Option<PathBuf>,
+    /// Most bytes of the folder, with K, M or G
+    #[arg(long, default_value = "16G", value_name = "BYTES", value_parser = bytes, requires = "checkpoint_dir")]
+    checkpoint_disk: Budget,
+    /// How states are stored in the folder; anything but off changes replies a little
+    #[arg(long, default_value = "off", value_name = "HOW", requires = "checkpoint_dir")]
+    checkpoint_compress: Compress,
     /// Restore only states whose bits are a cold run's
     #[arg(long)]
     exact: bool,
@@ -68,6 +85,29 @@ impl CheckpointArgs {
         };
         options.checkpoints = CheckpointOptions { mode, interval, exact: self.exact, ..Default::default() };
         options.checkpoint_bytes = self.checkpoint_budget.0;
+        let precision = match self.checkpoint_compress {
+            Compress::Off => Precision::F32,
+            Compress::Bf16 => Precision::Bf16,
+            Compress::Int8 => Precision::Int8,
+        };
+        anyhow::ensure!(
+            !self.exact || precision == Precision::F32,
+            "--exact never restores rounded states; leave --checkpoint-compress off"
+        );
+        let Budget(Some(max_bytes)) = self.checkpoint_disk else {
+            anyhow::bail!("--checkpoint-disk is auto, expected a number of bytes: 16G");
+        };
+        options.store = self
+            .checkpoint_dir
+            .clone()
+            .map(|folder| {
+                anyhow::ensure!(
+                    mode == CheckpointMode::Tree,
+                    "--checkpoint-dir is for the tree: leave --checkpoints off and --hybridcheckpointslots away"
+                );
+                Ok((folder, StoreOptions { max_bytes, precision, ..StoreOptions::default() }))
+            })
+            .transpose()?;
         Ok(())
     }
 }
@@ -105,5 +145,8 @@ pub fn explain(model: &Model, prompt: &[u32], report: &Report) -> String {
         mib(stats.budget),
         mib(stats.host_bytes)
     );
+    if stats.on_disk.1 > 0 {
+        let _ = write!(text, "; {} in the folder of {:.1} MiB", stats.on_disk.0, mib(stats.on_disk.1));
+    }
     text
 }

@@ -197,7 +197,7 @@ const HELP: &str = "\
 /edit N  replace message N, as /list numbers them, and drop what follows it
 /list    the messages
 /branch  remember this conversation and go on with a copy; /branch N: go to another
-/save F  write the messages to a file; /load F: read them
+/save F  write the messages to a file and their states to the folder F.state; /load F: read them
 /retry   draw the last reply again
 /clear   forget the conversation
 /stats   what the last reply cost, and the memory plan
@@ -292,7 +292,18 @@ fn converse(session: &Session, args: &RunArgs, options: &GenerateOptions, interr
                 let path = line["/save ".len()..].trim();
                 let done = if line.starts_with("/save") { chat.save(path) } else { chat.load(path) };
                 match done {
-                    Ok(()) => println!("{} messages", chat.messages().len()),
+                    Ok(()) => {
+                        let folder = format!("{path}.state");
+                        let states = match line.starts_with("/save") {
+                            true => chat.save_states(&folder),
+                            false => chat.load_states(&folder),
+                        };
+                        let n = chat.messages().len();
+                        match states {
+                            Ok(tokens) => println!("{n} messages, and the state after {tokens} tokens"),
+                            Err(error) => println!("{n} messages, no state: {error}"),
+                        }
+                    }
                     Err(error) => println!("{path}: {error}"),
                 }
             }
