@@ -52,7 +52,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Chat with a model, or answer one prompt
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
     /// Show what a model file holds
     Inspect(inspect::InspectArgs),
     /// Compute the logits of every position of a token sequence
@@ -121,7 +121,7 @@ pub fn main() -> ExitCode {
     env_logger::Builder::from_env(env).format_timestamp(None).format_target(false).init();
     let result = match cli.command {
         None => run::run(run::RunArgs::default()),
-        Some(Command::Run(args)) => run::run(args),
+        Some(Command::Run(args)) => run::run(*args),
         Some(Command::Inspect(args)) => inspect::run(args),
         Some(Command::Logits(args)) => logits::run(args),
         Some(Command::Perplexity(args)) => perplexity::run(args),
