@@ -49,10 +49,11 @@ pub struct CheckpointArgs {
     hybridcheckpointslots: i64,
 }
 
+/// Bytes; `None`: `auto`.
 #[derive(Clone, Copy, Debug)]
-struct Budget(Option<u64>);
+pub struct Budget(pub Option<u64>);
 
-fn bytes(text: &str) -> Result<Budget, String> {
+pub fn bytes(text: &str) -> Result<Budget, String> {
     if text == "auto" {
         return Ok(Budget(None));
     }

@@ -15,6 +15,7 @@ use serde_json::json;
 
 use super::DeviceArgs;
 use super::cache::CacheArgs;
+use super::checkpoints::{Budget, bytes};
 use super::model::cached;
 
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
@@ -74,9 +75,9 @@ pub struct MultiturnArgs {
     /// Of the mode hybrid: checkpoints
     #[arg(long, default_value_t = 64, value_name = "M", value_parser = clap::value_parser!(u32).range(1..))]
     slots: u32,
-    /// Bytes for the tree's checkpoints [default: two contexts' worth]
-    #[arg(long, value_name = "BYTES")]
-    budget: Option<u64>,
+    /// Memory for the tree's checkpoints: bytes, with K, M or G, or auto: two contexts' worth
+    #[arg(long, default_value = "auto", value_name = "BYTES", value_parser = bytes)]
+    budget: Budget,
     /// Pairs of cold prompts, with and without checkpoints, for the overhead; 0: don't measure it
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(..=1000))]
     overhead: u32,
@@ -134,7 +135,7 @@ fn load(args: &MultiturnArgs, model: &Model, mode: Mode) -> anyhow::Result<Sessi
         k_type: args.cache.k(),
         v_type: args.cache.v(),
         checkpoints: CheckpointOptions { mode, ..Default::default() },
-        checkpoint_bytes: args.budget.filter(|_| mode == CheckpointMode::Tree),
+        checkpoint_bytes: args.budget.0.filter(|_| mode == CheckpointMode::Tree),
         ..Default::default()
     };
     Ok(model.load(&options)?)
