@@ -1,6 +1,11 @@
 //! Models of the Hugging Face hub in its local cache, where its own tools and llama.cpp put them:
 //! `models--USER--REPO/refs/main` names a commit, `snapshots/COMMIT` has its files.
 
+mod download;
+
+pub use download::{Hub, Transfer};
+
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 /// What `-hf` takes: `user/repo`, or `user/repo:quant`.
@@ -11,7 +16,7 @@ pub struct HubName {
     quant: Option<String>,
 }
 
-/// Why a model of the hub was not found.
+/// Why a model of the hub was not found, or not downloaded.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HubError {
@@ -22,7 +27,7 @@ pub enum HubError {
     #[error("the hub's local cache is nowhere: set HF_HUB_CACHE, HF_HOME or HOME to a folder")]
     NoCache,
     /// The cache has nothing of the model.
-    #[error("{name} is not in the hub's local cache, {}; download it first", cache.display())]
+    #[error("{name} is not in the hub's local cache, {}", cache.display())]
     NotCached {
         /// What was asked for.
         name: String,
@@ -30,13 +35,119 @@ pub enum HubError {
         cache: PathBuf,
     },
     /// The cache has other files of the model.
-    #[error("{name} is not in the hub's local cache; of that repository there are: {}", found.join(", "))]
+    #[error("{name} is not in the hub's local cache; of that repository {}", offered(found))]
     NoQuant {
         /// What was asked for.
         name: String,
         /// What there is, without files of which a part is missing.
         found: Vec<String>,
     },
+    /// The cache lacks it, and the hub must not be asked.
+    #[error("{0}; HF_HUB_OFFLINE is set, so nothing is downloaded")]
+    Offline(Box<HubError>),
+    /// The variable says something else.
+    #[error("HF_ENDPOINT leads to '{0}', expected a URL such as https://huggingface.co")]
+    Endpoint(String),
+    /// No connection.
+    #[error(
+        "cannot reach {host}: {cause}; check the network and HTTPS_PROXY, or set HF_ENDPOINT to a mirror. \
+         A model file that is on this machine needs no network: give its path instead of -hf"
+    )]
+    Unreachable {
+        /// Who was called.
+        host: String,
+        /// What went wrong.
+        cause: String,
+    },
+    /// The hub does not hand the model out.
+    #[error("{host} answers {status} for {name}: {why}")]
+    Refused {
+        /// Who.
+        host: String,
+        /// The HTTP status.
+        status: u16,
+        /// What was asked for.
+        name: String,
+        /// What it means and what to do.
+        why: String,
+    },
+    /// The repository has other files.
+    #[error("the hub has no model file for {name}; {}", offered(found))]
+    NotOffered {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        found: Vec<String>,
+    },
+    /// The hub's answer makes no sense.
+    #[error("the answer of {host} to {path} cannot be used: {what}")]
+    Answer {
+        /// Who.
+        host: String,
+        /// What was asked for.
+        path: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The connection broke, again and again.
+    #[error(
+        "the download of {file} broke off at {done} of {total} bytes: {host}: {cause}. \
+         What came is kept; the same command goes on from there"
+    )]
+    Broken {
+        /// Which file.
+        file: String,
+        /// Where from.
+        host: String,
+        /// What went wrong.
+        cause: String,
+        /// Bytes that came.
+        done: u64,
+        /// Bytes of the file.
+        total: u64,
+    },
+    /// Other bytes than the hub's.
+    #[error("{file} arrived damaged: its hash is {found}, the hub's is {expected}. It was removed; try again")]
+    Checksum {
+        /// Which file.
+        file: String,
+        /// The hub's hash.
+        expected: String,
+        /// The hash of what came.
+        found: String,
+    },
+    /// The disk is too full.
+    #[error(
+        "{} has {:.1} GiB free, the download needs {:.1} GiB; make room, or set HF_HUB_CACHE to another folder",
+        folder.display(), *free as f64 / GIB, *needed as f64 / GIB
+    )]
+    Space {
+        /// Where it would go.
+        folder: PathBuf,
+        /// Bytes that it needs.
+        needed: u64,
+        /// Bytes that there are.
+        free: u64,
+    },
+    /// The cache cannot be read or written.
+    #[error("the hub's local cache, {}: {error}", path.display())]
+    Io {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+}
+
+const GIB: f64 = (1u64 << 30) as f64;
+
+/// Files to choose from, for people.
+fn offered(files: &[String]) -> String {
+    const SHOWN: usize = 30;
+    match files.len() {
+        0 => "the repository has no GGUF model at all".into(),
+        n => format!("there are: {}{}", files[..n.min(SHOWN)].join(", "), if n > SHOWN { ", …" } else { "" }),
+    }
 }
 
 impl std::str::FromStr for HubName {
@@ -86,9 +197,14 @@ pub fn hub_cache() -> Result<PathBuf, HubError> {
 }
 
 impl HubName {
+    /// The repository's folder in the cache.
+    fn folder(&self) -> String {
+        format!("models--{}--{}", self.user, self.repo)
+    }
+
     /// The model's file in `cache`, of a split one the first part. Without a quant: Q4_K_M, else Q8_0, else the first.
     pub fn find(&self, cache: &Path) -> Result<PathBuf, HubError> {
-        let repo = cache.join(format!("models--{}--{}", self.user, self.repo));
+        let repo = cache.join(self.folder());
         let snapshots = repo.join("snapshots");
         let mut commits: Vec<PathBuf> = entries(&snapshots);
         // The one that main names first; no order of time holds for the others.
@@ -141,9 +257,10 @@ fn split_part(file: &str) -> Option<(&str, u32, u32)> {
 /// Models among files: no projectors, importance matrices or drafts; of split ones the first part, if all are there.
 fn complete(files: Vec<String>) -> Vec<String> {
     const OTHERS: [&str; 3] = ["mmproj", "imatrix", "mtp-"];
+    let names: HashSet<&str> = files.iter().map(String::as_str).collect();
     let is_model = |file: &&String| {
         let name = file.rsplit('/').next().unwrap_or(file).to_ascii_lowercase();
-        let part = |stem: &str, i: u32, n: u32| files.contains(&format!("{stem}-{i:05}-of-{n:05}.gguf"));
+        let part = |stem: &str, i: u32, n: u32| names.contains(&*format!("{stem}-{i:05}-of-{n:05}.gguf"));
         name.ends_with(".gguf")
             && !OTHERS.iter().any(|other| name.contains(other))
             && split_part(file).is_none_or(|(stem, i, n)| i == 1 && (1..=n).all(|i| part(stem, i, n)))

@@ -23,7 +23,7 @@ mod perplexity;
 
 pub use device::{DeviceInfo, devices, open_device};
 pub use generate::{Chat, GenerateOptions, Prompt, Reply, Session, beside};
-pub use hub::{HubError, HubName, hub_cache};
+pub use hub::{Hub, HubError, HubName, Transfer, hub_cache};
 pub use model::{LoadOptions, Model, open_tokenizer};
 pub use perplexity::{Perplexity, PerplexityOptions};
 pub use segno_ir::Cancel;

@@ -72,6 +72,7 @@ fn models_of_the_hub_are_found_in_its_cache() {
             .stdin(Stdio::null())
             .env_remove("RUST_LOG")
             .env("LLAMA_CACHE", &cache)
+            .env("HF_HUB_OFFLINE", "1")
             .output()
             .expect("runs")
     };
@@ -92,7 +93,7 @@ fn models_of_the_hub_are_found_in_its_cache() {
         ("../../etc", "is not a model of the hub; expected user/repo"),
     ] {
         for command in
-            [&["run", "-p", "x", "-hf", name][..], &["bench", "-hf", name], &["bench-multiturn", "-hf", name]]
+            [&["run", "-p", "x", "-hf", name][..], &["bench", "-hf", name], &["bench", "multiturn", "-hf", name]]
         {
             let output = ask(command);
             let message = text(&output.stderr);
@@ -107,12 +108,27 @@ fn wrong_use_is_told_what_would_be_right() {
     let broken = scratch("broken.gguf");
     std::fs::write(&broken, b"GGUF\x03\0\0\0\x05").expect("written");
     let broken = broken.to_str().expect("a path");
+    let empty = scratch("empty.gguf");
+    std::fs::write(&empty, b"").expect("written");
+    let empty = empty.to_str().expect("a path");
     let vocabulary = fixture("tokenizers/qwen35.gguf");
     let model = fixture("qwen35/model-q8_0.gguf");
     let out = scratch("never.safetensors");
     let out = out.to_str().expect("a path");
     for (arguments, expected) in [
-        (&["run", "nothing.gguf", "-p", "x"][..], "nothing.gguf: No such file"),
+        (&["run", "nothing.gguf", "-p", "x"][..], "there is no file nothing.gguf; expected the path of a GGUF file"),
+        (
+            &["run", "some/model", "-p", "x"],
+            "there is no file some/model; for a model of the Hugging Face hub: -hf some/model",
+        ),
+        (&["bench", "-m", "nothing.gguf"], "there is no file nothing.gguf"),
+        (&["bench", "multiturn", "-m", "nothing.gguf"], "there is no file nothing.gguf"),
+        (&["run", "src", "-p", "x"], "src is a folder without GGUF files"),
+        (&["run", "models", "-p", "x"], "models is a folder, expected a GGUF file; there are: segno-demo-q8_0.gguf"),
+        (&["run", empty, "-p", "x"], "empty.gguf: "),
+        (&["bench", "--device", "abacus"], "there is no device 'abacus'; there are: auto, cpu"),
+        (&["bench", "-p", "1", "multiturn"], "cannot be used with"),
+        (&["synth", "gpt-5", "x.gguf"], "[possible values: qwen3.5-0.8b, qwen3.5-4b, lfm2-1.2b, gemma3-1b]"),
         (&["run", broken, "-p", "x"], "at byte 8, tensor count: needs 8 bytes, but the file ends after 1"),
         (&["run", "Cargo.toml", "-p", "x"], "is not a GGUF file: it begins with '[pac', expected 'GGUF'"),
         (&["run", "-p", "x", "--device", "abacus"], "there is no device 'abacus'; there are: "),
@@ -138,6 +154,25 @@ fn wrong_use_is_told_what_would_be_right() {
         assert!(!message.contains("panicked"), "{message}");
     }
     std::fs::remove_file(broken).expect("removed");
+    std::fs::remove_file(empty).expect("removed");
+}
+
+#[test]
+fn every_command_has_help_with_examples() {
+    let all = text(&segno(&["--help"]).stdout);
+    let commands = all.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let commands: Vec<&str> = commands.filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(commands.contains(&"synth") && !commands.contains(&"bench-multiturn"), "{all}");
+    for command in commands.into_iter().filter(|c| *c != "help").map(|c| vec![c]).chain([vec!["bench", "multiturn"]]) {
+        let help = text(&segno(&[&command[..], &["--help"]].concat()).stdout);
+        let example = format!("\n  segno {}", command.join(" "));
+        assert!(help.contains("\nExamples:\n") && help.contains(&example), "{command:?}: {help}");
+        assert!(help.lines().all(|line| line.chars().count() <= 120), "{help}");
+    }
+    let run = text(&segno(&["run", "--help"]).stdout);
+    for heading in ["Options", "Model", "Memory", "Device", "Sampling", "Checkpoints"] {
+        assert!(run.contains(&format!("\n{heading}:\n")), "{heading}: {run}");
+    }
 }
 
 #[test]
@@ -331,18 +366,26 @@ fn completions_and_man_pages_know_the_commands() {
     assert!(segno(&["man", "--out", folder.to_str().expect("a path")]).status.success());
     let page = std::fs::read_to_string(folder.join("segno-bench.1")).expect("a page");
     assert!(page.contains("repetitions"), "{page}");
+    assert!(folder.join("segno-bench-multiturn.1").is_file());
     std::fs::remove_dir_all(folder).expect("removed");
 }
 
 #[test]
 fn synthesised_files_have_a_real_shape_and_run() {
-    for (shape, layers) in [("qwen3.5-0.8b", "4"), ("lfm2-1.2b", "3")] {
+    for (shape, layers) in [("qwen3.5-0.8b", "4"), ("lfm2-1.2b", "3"), ("gemma3-1b", "6")] {
         let path = scratch(&format!("{shape}.gguf"));
         let file = path.to_str().expect("a path");
-        let output = segno(&["synth", shape, file, "--layers", layers, "--vocab", "400"]);
+        let output = segno(&["synth", shape, file, "--layers", layers, "--vocab", "1000"]);
         assert!(output.status.success(), "{}", text(&output.stderr));
         let shown = text(&segno(&["inspect", file]).stdout);
         assert!(["Q4_K", "Q6_K"].iter().all(|ty| shown.contains(ty)), "{shown}");
+        if shape == "gemma3-1b" {
+            // llama.cpp's types for rows of 1152, which is no multiple of 256: 5 bits for 4, 8 for 6.
+            assert!(shown.contains("37 F32, 10 Q4_K, 28 Q5_0, 2 Q6_K, 3 Q8_0"), "{shown}");
+            assert!(shown.contains("keys and values of the last 512 tokens: 5 layers"), "{shown}");
+        }
+        let output = segno(&["run", file, "-p", "A fox", "-n", "3", "--device", "cpu", "-c", "256"]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
         let output = segno(&[
             "perplexity",
             file,

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
+use indicatif::ProgressBar;
 use segno::{HubName, Model, open_device};
 use segno_gguf::Value;
 use segno_ir::sample::SampleParams;
@@ -14,17 +15,28 @@ use segno_runtime::{Engine, EngineOptions, Event, ExecutorOptions, Report, Reque
 use serde_json::json;
 
 use super::cache::CacheType;
-use super::inspect;
-use super::model::cached;
+use super::model::{of_file, of_hub};
+use super::multiturn::{self, MultiturnArgs};
+use super::{inspect, progress};
+
+const EXAMPLES: &str = "\
+Examples:
+  segno bench -m MODEL.gguf -p 512 -n 128                 a prompt of 512 tokens, a reply of 128
+  segno bench -m A.gguf,B.gguf -t 4,8 -o csv              two models, 4 and 8 threads
+  segno bench -m MODEL.gguf -p 0 -n 32 -d 0,4096,16384    replies behind a long context
+  segno bench multiturn -m MODEL.gguf --tokens 15000      what edits deep in a long chat cost";
 
 /// Measure tokens per second. Flags that take several values measure all combinations.
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true, after_help = EXAMPLES)]
 pub struct BenchArgs {
+    #[command(subcommand)]
+    what: Option<What>,
     /// GGUF files [default: the built-in demo model]
-    #[arg(short, long, value_name = "FILE", value_delimiter = ',')]
+    #[arg(short, long, value_name = "FILE", value_delimiter = ',', help_heading = "Model")]
     model: Vec<PathBuf>,
-    /// Models in the Hugging Face hub's local cache (also -hf)
-    #[arg(long, value_name = "USER/REPO[:QUANT]", value_delimiter = ',')]
+    /// Models of the Hugging Face hub (also -hf)
+    #[arg(long, value_name = "USER/REPO[:QUANT]", value_delimiter = ',', help_heading = "Model")]
     hf_repo: Vec<HubName>,
     /// Read a prompt of N tokens; 0: don't
     #[arg(short = 'p', long, value_name = "N", value_delimiter = ',', default_value = "512")]
@@ -42,26 +54,32 @@ pub struct BenchArgs {
     #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     repetitions: u32,
     /// Threads of the CPU backend [default: one per core]
-    #[arg(short, long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=1024))]
+    #[arg(short, long, value_name = "N", value_delimiter = ',', help_heading = "Device", value_parser = clap::value_parser!(u32).range(1..=1024))]
     threads: Vec<u32>,
     /// Most tokens of a step; the smaller of this and -ub counts
-    #[arg(short, long, value_name = "N", value_delimiter = ',', default_value = "2048", value_parser = clap::value_parser!(u32).range(1..=65536))]
+    #[arg(short, long, value_name = "N", value_delimiter = ',', default_value = "2048", help_heading = "Device", value_parser = clap::value_parser!(u32).range(1..=65536))]
     batch_size: Vec<u32>,
     /// Tokens of a step (also -ub)
-    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "512", value_parser = clap::value_parser!(u32).range(1..=65536))]
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "512", help_heading = "Device", value_parser = clap::value_parser!(u32).range(1..=65536))]
     ubatch_size: Vec<u32>,
     /// Types of stored keys (also -ctk)
-    #[arg(long, value_name = "TYPE", value_delimiter = ',', default_value = "f32")]
+    #[arg(long, value_name = "TYPE", value_delimiter = ',', default_value = "f32", help_heading = "Memory")]
     cache_type_k: Vec<CacheType>,
     /// Types of stored values (also -ctv)
-    #[arg(long, value_name = "TYPE", value_delimiter = ',', default_value = "f32")]
+    #[arg(long, value_name = "TYPE", value_delimiter = ',', default_value = "f32", help_heading = "Memory")]
     cache_type_v: Vec<CacheType>,
     /// Devices: auto, cpu, or entries of `segno devices`
-    #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = "auto")]
+    #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = "auto", help_heading = "Device")]
     device: Vec<String>,
     /// How results are printed
     #[arg(short, long, value_name = "FORMAT", default_value = "md")]
     output: Format,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Measure turns of a long conversation that is edited
+    Multiturn(Box<MultiturnArgs>),
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -296,7 +314,13 @@ impl<W: Write> Printer<W> {
     }
 }
 
-fn bench(set: &Setting<'_>, tests: &[Test], repetitions: u32, printer: &mut Printer<impl Write>) -> anyhow::Result<()> {
+fn bench(
+    set: &Setting<'_>,
+    tests: &[Test],
+    repetitions: u32,
+    printer: &mut Printer<impl Write>,
+    bar: &ProgressBar,
+) -> anyhow::Result<()> {
     let device = open_device(set.device, set.threads.map(|n| n as usize))?;
     let described = device.describe().clone();
     let options = ExecutorOptions {
@@ -307,29 +331,43 @@ fn bench(set: &Setting<'_>, tests: &[Test], repetitions: u32, printer: &mut Prin
         ..ExecutorOptions::default()
     };
     let n_vocab = set.model.graph().graph.n_tokens();
+    bar.set_message("loading the model");
     let engine = Engine::start(set.model.executor(device, options)?, n_vocab, EngineOptions::default());
     let about = describe(set.model);
     let mut tokens = Tokens { state: 1, n_vocab: n_vocab as u64 };
     for test in tests {
-        measure(&engine, test, &mut tokens).with_context(|| test.name())?; // warms up
-        let times: Result<Vec<_>, _> = (0..repetitions).map(|_| measure(&engine, test, &mut tokens)).collect();
-        printer.print(set, &described, &about, test, &times.with_context(|| test.name())?)?;
+        bar.set_message(test.name());
+        let mut measured = || {
+            let time = measure(&engine, test, &mut tokens).with_context(|| test.name());
+            bar.inc(1);
+            time
+        };
+        measured()?; // warms up
+        let times = (0..repetitions).map(|_| measured()).collect::<Result<Vec<_>, _>>()?;
+        bar.suspend(|| printer.print(set, &described, &about, test, &times))?;
     }
     Ok(())
 }
 
 pub fn run(args: BenchArgs) -> anyhow::Result<()> {
+    if let Some(What::Multiturn(args)) = args.what {
+        return multiturn::run(*args);
+    }
     let tests = tests(&args);
     anyhow::ensure!(!tests.is_empty(), "there is nothing to measure; give -p, -n or -pg more than 0 tokens");
-    let mut paths: Vec<_> = args.model.into_iter().map(Some).collect();
+    let mut paths = args.model.iter().map(|path| of_file(path).map(Some)).collect::<Result<Vec<_>, _>>()?;
     for name in &args.hf_repo {
-        paths.push(Some(cached(name)?));
+        paths.push(Some(of_hub(name)?));
     }
     if paths.is_empty() {
         paths.push(None);
     }
     let threads: Vec<_> =
         if args.threads.is_empty() { vec![None] } else { args.threads.iter().map(|&n| Some(n)).collect() };
+    let engines = paths.len() * args.device.len() * threads.len() * args.batch_size.len() * args.ubatch_size.len();
+    let engines = engines * args.cache_type_k.len() * args.cache_type_v.len();
+    let bar = progress::bar("{msg} {bar:30} {pos}/{len}");
+    bar.set_length(engines as u64 * tests.len() as u64 * u64::from(args.repetitions + 1));
     let mut printer = Printer { out: std::io::stdout().lock(), format: args.output, n: 0 };
     for path in paths {
         let model = match &path {
@@ -346,11 +384,12 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
                     {
                         let path = path.as_deref();
                         let set = Setting { model: &model, path, device, threads, batch, ubatch, k_type, v_type };
-                        bench(&set, &tests, args.repetitions, &mut printer)?;
+                        bench(&set, &tests, args.repetitions, &mut printer, &bar)?;
                     }
                 }
             }
         }
     }
+    bar.finish_and_clear();
     printer.finish()
 }

@@ -26,6 +26,7 @@ impl CacheType {
 
 /// How keys and values are stored.
 #[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Memory")]
 pub struct CacheArgs {
     /// Type of stored keys (also -ctk)
     #[arg(long, default_value = "f32", value_name = "TYPE")]

@@ -1,14 +1,21 @@
 //! `segno conformance`: is every kernel of a device right?
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 
 use clap::{Args, ValueEnum};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use segno::open_device;
 use segno_conformance::Filter;
 
+use super::progress;
+
+const EXAMPLES: &str = "\
+Examples:
+  segno conformance --device vulkan
+  segno conformance --device cpu --op '^linear/' --format json";
+
 /// Compare every kernel of a device with the f64 reference.
 #[derive(Args)]
+#[command(after_help = EXAMPLES)]
 pub struct ConformanceArgs {
     /// Device: auto, cpu, or an entry of `segno devices`
     #[arg(long, default_value = "auto", value_name = "NAME")]
@@ -31,12 +38,7 @@ enum Format {
 pub fn run(args: ConformanceArgs) -> anyhow::Result<()> {
     let filter = Filter::new(&args.op)?;
     let device = open_device(&args.device, None)?;
-    let target =
-        if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-    let bar = ProgressBar::with_draw_target(None, target);
-    if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}") {
-        bar.set_style(style);
-    }
+    let bar = progress::bar("{bar:30} {pos}/{len} {msg}");
     let report = segno_conformance::run(&*device, &filter, &mut |p| {
         bar.set_length(p.total as u64);
         bar.set_position(p.done as u64);

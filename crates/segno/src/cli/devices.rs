@@ -5,8 +5,14 @@ use std::io::Write;
 use clap::Args;
 use segno::devices;
 
+const EXAMPLES: &str = "\
+Examples:
+  segno devices                           what --device takes: cpu, vulkan:0, ...
+  segno devices --json | jq '.[].name'";
+
 /// List the devices that models can run on.
 #[derive(Args)]
+#[command(after_help = EXAMPLES)]
 pub struct DevicesArgs {
     /// Print JSON
     #[arg(long)]

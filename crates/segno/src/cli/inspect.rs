@@ -11,8 +11,15 @@ use serde_json::{Map, json};
 
 use super::model::ModelArgs;
 
+const EXAMPLES: &str = "\
+Examples:
+  segno inspect MODEL.gguf              metadata, sizes, memory of a sequence
+  segno inspect MODEL.gguf --tensors    every tensor too
+  segno inspect MODEL.gguf --json | jq .metadata";
+
 /// Show what a model file holds.
 #[derive(Args)]
+#[command(after_help = EXAMPLES)]
 pub struct InspectArgs {
     #[command(flatten)]
     model: ModelArgs,

@@ -14,12 +14,18 @@ use segno_ir::reference::Reference;
 use segno_ir::{Cancel, Device, Input, Output, SpanKind, StateLayout};
 use segno_runtime::{ExecutorOptions, Work};
 
-use super::DeviceArgs;
 use super::cache::CacheArgs;
 use super::model::ModelArgs;
+use super::{DeviceArgs, progress};
+
+const EXAMPLES: &str = "\
+Examples:
+  segno logits MODEL.gguf --tokens 1,2,3 --out LOGITS.safetensors
+  segno logits MODEL.gguf --tokens-file IDS.txt --reference --out LOGITS.safetensors";
 
 /// Compute the logits of every position of a token sequence.
 #[derive(Args)]
+#[command(after_help = EXAMPLES)]
 pub struct LogitsArgs {
     #[command(flatten)]
     model: ModelArgs,
@@ -62,8 +68,10 @@ pub fn run(args: LogitsArgs) -> anyhow::Result<()> {
     if let Some(i) = tokens.iter().position(|&t| t as usize >= n_tokens) {
         anyhow::bail!("token {} at position {i} is outside the vocabulary of {n_tokens}", tokens[i]);
     }
-    let logits =
-        if args.reference { by_reference(&model, &args, &tokens)? } else { by_device(&model, &args, &tokens)? };
+    let logits = progress::spin("computing", || match args.reference {
+        true => by_reference(&model, &args, &tokens),
+        false => by_device(&model, &args, &tokens),
+    })?;
 
     let ids: Vec<u8> = tokens.iter().flat_map(|&t| (t as i32).to_le_bytes()).collect();
     let values: Vec<u8> = logits.iter().flat_map(|v| v.to_le_bytes()).collect();

@@ -11,6 +11,7 @@ mod logits;
 mod model;
 mod multiturn;
 mod perplexity;
+mod progress;
 mod run;
 mod sampling;
 mod shell;
@@ -23,15 +24,17 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 const AFTER_HELP: &str = "\
-Without a command: talks with the built-in demo model, as `segno run` does.
-
 Examples:
+  segno                                      chat with the demo model
   segno run MODEL.gguf                       chat
   segno run MODEL.gguf -p 'Why is it blue?'  answer one prompt
-  segno run -hf user/repo:Q4_K_M             a model in the Hugging Face hub's local cache
+  segno run -hf USER/REPO:Q4_K_M             chat with a model of the Hugging Face hub; it is downloaded once
   segno bench -m MODEL.gguf -p 512 -n 128    measure its speed
   segno perplexity MODEL.gguf -f TEXT.txt    measure its quality
-  segno completions bash > ~/.local/share/bash-completion/completions/segno";
+  segno devices                              what --device takes
+  segno completions bash > ~/.local/share/bash-completion/completions/segno
+
+`segno COMMAND --help` has the flags of a command and examples.";
 
 /// Run hybrid recurrent/attention language models from GGUF files.
 #[derive(Parser)]
@@ -61,7 +64,8 @@ enum Command {
     Perplexity(perplexity::PerplexityArgs),
     /// Measure tokens per second
     Bench(bench::BenchArgs),
-    /// Measure turns of a long conversation that is edited
+    /// Measure turns of a long conversation that is edited; the old name of `bench multiturn`
+    #[command(hide = true)]
     BenchMultiturn(multiturn::MultiturnArgs),
     /// Show the tokens of a text
     Tokenize(tokenize::TokenizeArgs),
@@ -79,6 +83,7 @@ enum Command {
 
 /// Where a model runs.
 #[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Device")]
 pub struct DeviceArgs {
     /// Device: auto, cpu, or an entry of `segno devices`
     #[arg(long, default_value = "auto", value_name = "NAME")]

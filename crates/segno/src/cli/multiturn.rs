@@ -1,4 +1,4 @@
-//! `segno bench-multiturn`: what an edit deep in a conversation costs, turn after turn.
+//! `segno bench multiturn`: what an edit deep in a conversation costs, turn after turn.
 
 use std::fmt::Write as _;
 use std::io::Write;
@@ -7,16 +7,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
+use indicatif::ProgressBar;
 use segno::{CheckpointMode, CheckpointOptions, HubName, LoadOptions, Model, Report, Session};
 use segno_ir::SampleParams;
 use segno_ir::sample::philox;
 use segno_runtime::Request;
 use serde_json::json;
 
-use super::DeviceArgs;
 use super::cache::CacheArgs;
 use super::checkpoints::{Budget, bytes};
-use super::model::cached;
+use super::model::{of_file, of_hub};
+use super::{DeviceArgs, progress};
 
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
 enum Edit {
@@ -42,44 +43,63 @@ enum Format {
     Json,
 }
 
+const EXAMPLES: &str = "\
+Examples:
+  segno bench multiturn -m MODEL.gguf --tokens 15000 --device vulkan
+  segno bench multiturn --edits depth4 --modes off,hybrid,tree --svg TURNS.svg
+  segno bench multiturn -m MODEL.gguf --modes tree --budget 500M -o csv";
+
 /// Measure turns of a long conversation that is edited.
 #[derive(Args)]
+#[command(after_help = EXAMPLES)]
 pub struct MultiturnArgs {
     /// A GGUF file [default: the built-in demo model]
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", help_heading = "Model")]
     model: Option<PathBuf>,
-    /// Instead: a model in the Hugging Face hub's local cache (also -hf)
-    #[arg(long, value_name = "USER/REPO[:QUANT]", conflicts_with = "model")]
+    /// Instead: a model of the Hugging Face hub (also -hf)
+    #[arg(long, value_name = "USER/REPO[:QUANT]", conflicts_with = "model", help_heading = "Model")]
     hf_repo: Option<HubName>,
     /// Tokens of the first prompt
-    #[arg(long, default_value_t = 15_000, value_name = "N", value_parser = clap::value_parser!(u32).range(256..=10_000_000))]
+    #[arg(long, default_value_t = 15_000, value_name = "N", value_parser = clap::value_parser!(u32).range(256..=10_000_000), help_heading = "Conversation")]
     tokens: u32,
     /// Turns
-    #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000), help_heading = "Conversation")]
     turns: u32,
     /// Tokens of a message and of a reply
-    #[arg(long, default_value_t = 25, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    #[arg(long, default_value_t = 25, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096), help_heading = "Conversation")]
     message: u32,
     /// Tokens of the text at depth 4, or of the system prompt's tail
-    #[arg(long, default_value_t = 60, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    #[arg(long, default_value_t = 60, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096), help_heading = "Conversation")]
     injection: u32,
     /// What changes from turn to turn
-    #[arg(long, value_delimiter = ',', default_value = "append,depth4,system", value_name = "KIND")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "append,depth4,system",
+        value_name = "KIND",
+        help_heading = "Conversation"
+    )]
     edits: Vec<Edit>,
     /// What is remembered
-    #[arg(long, value_delimiter = ',', default_value = "off,hybrid,tree", value_name = "MODE")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "off,hybrid,tree",
+        value_name = "MODE",
+        help_heading = "Checkpoints"
+    )]
     modes: Vec<Mode>,
     /// Of the mode hybrid: tokens between checkpoints
-    #[arg(long, default_value_t = 256, value_name = "N", value_parser = clap::value_parser!(u32).range(32..))]
+    #[arg(long, default_value_t = 256, value_name = "N", value_parser = clap::value_parser!(u32).range(32..), help_heading = "Checkpoints")]
     interval: u32,
     /// Of the mode hybrid: checkpoints
-    #[arg(long, default_value_t = 64, value_name = "M", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 64, value_name = "M", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Checkpoints")]
     slots: u32,
     /// Memory for the tree's checkpoints: bytes, with K, M or G, or auto: two contexts' worth
-    #[arg(long, default_value = "auto", value_name = "BYTES", value_parser = bytes)]
+    #[arg(long, default_value = "auto", value_name = "BYTES", value_parser = bytes, help_heading = "Checkpoints")]
     budget: Budget,
     /// Pairs of cold prompts, with and without checkpoints, for the overhead; 0: don't measure it
-    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(..=1000))]
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(..=1000), help_heading = "Checkpoints")]
     overhead: u32,
     /// How results are printed
     #[arg(short, long, value_name = "FORMAT", default_value = "md")]
@@ -159,7 +179,13 @@ fn ask(session: &Session, messages: &[Vec<u32>], max_tokens: u32, forget: bool) 
     Ok(session.engine().generate(request).collect_blocking()?)
 }
 
-fn conversation(args: &MultiturnArgs, session: &Session, mode: Mode, edit: Edit) -> anyhow::Result<Vec<Turn>> {
+fn conversation(
+    args: &MultiturnArgs,
+    session: &Session,
+    mode: Mode,
+    edit: Edit,
+    bar: &ProgressBar,
+) -> anyhow::Result<Vec<Turn>> {
     let mut fresh = Fresh { n_vocab: session.model().graph().graph.n_tokens() as u32, used: 0 };
     session.engine().forget()?;
     let chat = (args.tokens / 2).min(20 * args.message);
@@ -200,6 +226,7 @@ fn conversation(args: &MultiturnArgs, session: &Session, mode: Mode, edit: Edit)
             });
         }
         before = [&prompt[..], &reply].concat();
+        bar.inc(1);
         history.push(reply);
         history.push(fresh.take(args.message));
     }
@@ -207,7 +234,7 @@ fn conversation(args: &MultiturnArgs, session: &Session, mode: Mode, edit: Edit)
 }
 
 /// Median times of cold prompts with and without checkpoints, in turns.
-fn overhead(args: &MultiturnArgs, session: &Session) -> anyhow::Result<(f64, f64)> {
+fn overhead(args: &MultiturnArgs, session: &Session, bar: &ProgressBar) -> anyhow::Result<(f64, f64)> {
     let mut fresh = Fresh { n_vocab: session.model().graph().graph.n_tokens() as u32, used: 1 << 20 };
     let mut times = [Vec::new(), Vec::new()];
     for i in 0..2 * args.overhead {
@@ -215,6 +242,7 @@ fn overhead(args: &MultiturnArgs, session: &Session) -> anyhow::Result<(f64, f64
         session.engine().forget()?;
         let (_, report) = ask(session, &[fresh.take(args.tokens)], 1, forget)?;
         times[usize::from(forget)].push(report.prompt_time.as_secs_f64());
+        bar.inc(1);
     }
     let [with, without] = times.map(|mut t| {
         t.sort_by(f64::total_cmp);
@@ -352,22 +380,31 @@ fn svg(turns: &[Turn], args: &MultiturnArgs) -> String {
 
 pub fn run(args: MultiturnArgs) -> anyhow::Result<()> {
     let model = match (&args.model, &args.hf_repo) {
-        (Some(path), _) => Model::open(path)?,
-        (None, Some(name)) => Model::open(cached(name)?)?,
+        (Some(path), _) => Model::open(of_file(path)?)?,
+        (None, Some(name)) => Model::open(of_hub(name)?)?,
         (None, None) => Model::demo()?,
     };
     let mut turns = Vec::new();
     let mut cost = None;
+    let bar = progress::bar("{msg} {bar:30} {pos}/{len} prompts");
+    let conversations = args.modes.len() as u64 * args.edits.len() as u64 * u64::from(args.turns + 1);
+    let pairs = args.modes.iter().filter(|&&mode| mode == Mode::Tree).count() as u64 * u64::from(args.overhead);
+    bar.set_length(conversations + 2 * pairs);
     for &mode in &args.modes {
+        bar.set_message("loading the model");
         let session = load(&args, &model, mode)?;
         for &edit in &args.edits {
-            log::info!("{mode:?}, {edit:?}");
-            turns.extend(conversation(&args, &session, mode, edit)?);
+            let name = format!("{mode:?}, {edit:?}").to_lowercase();
+            log::info!("{name}");
+            bar.set_message(name);
+            turns.extend(conversation(&args, &session, mode, edit, &bar)?);
         }
         if mode == Mode::Tree && args.overhead > 0 {
-            cost = Some(overhead(&args, &session)?);
+            bar.set_message("overhead");
+            cost = Some(overhead(&args, &session, &bar)?);
         }
     }
+    bar.finish_and_clear();
     let mut out = std::io::stdout().lock();
     print(args.output, &turns, &mut out)?;
     if args.output == Format::Md {

@@ -5,15 +5,20 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 use segno::{EncodeOptions, PerplexityOptions};
 
 use super::cache::CacheArgs;
 use super::model::ModelArgs;
-use super::{DeviceArgs, input};
+use super::{DeviceArgs, input, progress};
+
+const EXAMPLES: &str = "\
+Examples:
+  segno perplexity MODEL.gguf -f TEXT.txt
+  segno perplexity MODEL.gguf -f TEXT.txt -c 2048 --chunks 20 --json";
 
 /// Measure how well a model foretells a text, as llama-perplexity does.
 #[derive(Args)]
+#[command(after_help = EXAMPLES)]
 pub struct PerplexityArgs {
     #[command(flatten)]
     model: ModelArgs,
@@ -62,10 +67,9 @@ pub fn run(args: PerplexityArgs) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     let terminal = out.is_terminal();
     let mut written = Ok(());
-    let bar = ProgressBar::new(0)
-        .with_style(ProgressStyle::with_template("{bar:30} {pos}/{len} chunks, PPL {msg}, {eta} left")?);
-    let result = model.perplexity(&tokens, &options, |running, total| {
-        bar.set_length(total as u64);
+    let bar = progress::bar("{bar:30} {pos}/{len} chunks, PPL {msg}, {eta} left");
+    bar.set_length((tokens.len() as u64 / u64::from(args.context)).min(args.chunks.map_or(u64::MAX, u64::from)));
+    let result = model.perplexity(&tokens, &options, |running, _| {
         bar.set_position(running.chunks as u64);
         bar.set_message(format!("{:.4}", running.value()));
         // On a terminal the bar would tear the line of values.

@@ -15,10 +15,21 @@ use super::cache::CacheArgs;
 use super::checkpoints::{CheckpointArgs, explain};
 use super::model::ModelArgs;
 use super::sampling::SamplingArgs;
-use super::{DeviceArgs, input};
+use super::{DeviceArgs, input, progress};
+
+const EXAMPLES: &str = "\
+Samplers that are not set are as the model's author recommends in the file, else as the defaults say.
+
+Examples:
+  segno run MODEL.gguf                                     chat; /help there lists commands
+  segno run -hf USER/REPO:Q4_K_M                           download a model, and chat
+  segno run MODEL.gguf -p 'Why is the sky blue?' -n 200    one reply
+  segno run MODEL.gguf -f QUESTION.txt --temp 0 > REPLY.txt
+  segno run MODEL.gguf -c 32768 -ctk q8_0 -ctv q8_0        a long context in less memory";
 
 /// Chat with a model, or answer one prompt.
 #[derive(Args, Clone, Debug)]
+#[command(after_help = EXAMPLES)]
 pub struct RunArgs {
     #[command(flatten)]
     model: ModelArgs,
@@ -32,7 +43,7 @@ pub struct RunArgs {
     #[arg(short = 'n', long = "predict", value_name = "N")]
     max_tokens: Option<usize>,
     /// Tokens of context; 0: all that the model was trained on [default: that, at most 8192]
-    #[arg(short, long = "ctx-size", value_name = "N")]
+    #[arg(short, long = "ctx-size", value_name = "N", help_heading = "Memory")]
     context: Option<u32>,
     #[command(flatten)]
     cache: CacheArgs,
@@ -112,7 +123,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
     args.checkpoints.apply(&mut options)?;
     let draws = args.sampling.options(&model, args.max_tokens)?;
     log::info!("samplers: {}", draws.sampling);
-    let session = model.load(&options)?;
+    let session = progress::spin("loading the model", || model.load(&options))?;
     let interrupt = Interrupt::install()?;
     match prompt {
         Some(prompt) => answer(&session, &args, &draws, &prompt, &interrupt),

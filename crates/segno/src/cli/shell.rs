@@ -7,8 +7,15 @@ use anyhow::Context as _;
 use clap::{Args, Command};
 use clap_complete::Shell;
 
+const EXAMPLES: &str = "\
+Examples:
+  segno completions bash > ~/.local/share/bash-completion/completions/segno
+  segno completions zsh > ~/.zfunc/_segno
+  segno completions fish > ~/.config/fish/completions/segno.fish";
+
 /// Print completions for a shell.
 #[derive(Args)]
+#[command(after_help = EXAMPLES)]
 pub struct CompletionsArgs {
     /// The shell
     shell: Shell,
@@ -16,6 +23,10 @@ pub struct CompletionsArgs {
 
 /// Print the man page.
 #[derive(Args)]
+#[command(after_help = "\
+Examples:
+  segno man | man -l -
+  segno man --out ~/.local/share/man/man1")]
 pub struct ManArgs {
     /// Write the pages of all commands into this folder instead
     #[arg(long, value_name = "FOLDER")]

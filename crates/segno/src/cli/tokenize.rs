@@ -10,8 +10,14 @@ use segno::{EncodeOptions, Model, open_tokenizer};
 use super::input;
 use super::model::ModelArgs;
 
+const EXAMPLES: &str = "\
+Examples:
+  segno tokenize MODEL.gguf -p 'Hi, fox'
+  segno tokenize MODEL.gguf -f TEXT.txt --ids";
+
 /// Show the tokens of a text.
 #[derive(Args)]
+#[command(after_help = EXAMPLES)]
 pub struct TokenizeArgs {
     #[command(flatten)]
     model: ModelArgs,
