@@ -36,6 +36,13 @@ fn memory_bytes() -> Option<u64> {
     Some(system.total_memory()).filter(|&bytes| bytes > 0)
 }
 
+/// Bytes of the machine's memory that nobody uses; `None` where the system does not tell.
+pub fn free_memory() -> Option<u64> {
+    let mut system = sysinfo::System::new();
+    system.refresh_memory();
+    Some(system.available_memory()).filter(|&bytes| bytes > 0)
+}
+
 /// This process's own threads as a device.
 ///
 /// Threads start with the device and end with it; programs of one device take turns op by op.

@@ -38,4 +38,4 @@ mod threads;
 mod topology;
 mod weights;
 
-pub use device::{CpuDevice, CpuOptions};
+pub use device::{CpuDevice, CpuOptions, free_memory};

@@ -1,9 +1,11 @@
 //! Which states are kept, where they are taken, and which goes first: the policy of checkpoints.
 //!
 //! Knows no device: it holds [`Frozen`] states that the executor made of slots and pages, in a [`Tree`] that all
-//! conversations share, and decides. A restore takes references; it destroys nothing. What must go, and where requests
-//! end, goes to a [`Store`] as well, if there is one.
+//! conversations share, and decides. A restore takes references; it destroys nothing. What must go from the device goes
+//! to the host's memory, where room was planned for it, and from there to a [`Store`], if there is one; where requests
+//! end goes there at once. Whatever takes a prompt further comes back.
 
+use std::cmp::Ordering;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -12,9 +14,10 @@ use std::time::{Duration, Instant};
 
 use segno_ir::PAGE_TOKENS;
 
-use crate::executor::{Executor, ExecutorError, Export, Frozen, SequenceId};
+use crate::executor::{Executor, ExecutorError, Frozen, SequenceId};
 use crate::hybrid::{From, HybridPool};
-use crate::image::{Image, Key, Made, Precision};
+use crate::image::{Image, ImageTable, Key, Made, Precision};
+use crate::ram::{Arrived, Meter, Mover};
 use crate::store::{Store, Stored};
 use crate::tree::{EntryId, Placed, Tree};
 
@@ -72,6 +75,8 @@ pub enum Why {
     Reply,
     /// Where a request ended.
     End,
+    /// Where a request gave way to others.
+    Parked,
     /// From a file.
     Loaded,
 }
@@ -89,6 +94,7 @@ impl fmt::Display for Why {
             Why::Recent => "recent token",
             Why::Reply => "in a reply",
             Why::End => "end of a request",
+            Why::Parked => "request that gave way",
             Why::Loaded => "file",
         })
     }
@@ -97,16 +103,48 @@ impl fmt::Display for Why {
 /// What checkpoints hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CheckpointStats {
-    /// How many there are.
+    /// How many there are, on the device or in the host's memory.
     pub count: usize,
+    /// How many of them are on the device.
+    pub on_device: usize,
     /// Bytes of their recurrent states, and of pages that no running sequence holds.
     pub device_bytes: u64,
-    /// Bytes of logits that were kept on the host.
+    /// Bytes of logits that were kept for those on the device.
     pub host_bytes: u64,
     /// Most bytes that they may hold on the device.
     pub budget: u64,
+    /// How many are in the host's memory or on their way there; some are on the device as well.
+    pub in_ram: usize,
+    /// Bytes of those, and of what leaves from there for the folder.
+    pub ram_bytes: u64,
+    /// The most that those bytes ever were.
+    pub ram_peak: u64,
+    /// Most bytes that they may be.
+    pub ram_budget: u64,
     /// How many the folder has for this model, and bytes of all its files.
     pub on_disk: (usize, u64),
+}
+
+/// Where a checkpoint is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Place {
+    /// On the device.
+    #[default]
+    Device,
+    /// In the host's memory.
+    Ram,
+    /// In the folder.
+    Folder,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Place::Device => "the device",
+            Place::Ram => "the host's memory",
+            Place::Folder => "the folder",
+        })
+    }
 }
 
 /// Where a prompt went on from.
@@ -116,6 +154,8 @@ pub struct Reuse {
     pub restored_at: usize,
     /// Of which checkpoint; `None`: from the start.
     pub why: Option<Why>,
+    /// Where that was.
+    pub place: Place,
     /// How that state was made.
     pub made: Made,
     /// Tokens that the prompt shares with something that is remembered: the first that differs is this one.
@@ -132,6 +172,7 @@ impl Default for Reuse {
         Reuse {
             restored_at: 0,
             why: None,
+            place: Place::Device,
             made: Made::Prefill,
             common: 0,
             diverged: false,
@@ -140,9 +181,10 @@ impl Default for Reuse {
     }
 }
 
-/// A state and what is known about it.
+/// A state and what is known about it. It is on the device, in the host's memory or on its way there, or both.
 struct Checkpoint {
-    frozen: Frozen,
+    frozen: Option<Frozen>,
+    ram: Ram,
     why: Why,
     made: Made,
     logits: Option<Arc<[f32]>>,
@@ -152,16 +194,47 @@ struct Checkpoint {
     used: u64,
 }
 
-/// A state on its way to the folder.
+/// A checkpoint's copy in the host's memory.
+enum Ram {
+    None,
+    /// On its way, under this number.
+    Coming(u64),
+    /// `written`: the folder was given it as well.
+    Here {
+        image: Arc<Image>,
+        written: bool,
+    },
+}
+
+impl Ram {
+    fn image(&self) -> Option<&Arc<Image>> {
+        match self {
+            Ram::Here { image, .. } => Some(image),
+            _ => None,
+        }
+    }
+}
+
+/// A state on its way to the host.
 struct Leaving {
-    export: Export,
+    number: u64,
+    /// The checkpoint whose copy it will be.
+    id: Option<EntryId>,
+    to_folder: bool,
     keys: Vec<Key>,
     made: Made,
     logits: Option<Arc<[f32]>>,
 }
 
-/// States that may be on their way at once.
+/// States that may be on their way to the folder at once, beside those that stay in the host's memory.
 const LEAVING: usize = 4;
+
+/// What a checkpoint's loss costs: whether it is a head, which go last; then tokens per byte.
+type Worth = (bool, f64);
+
+fn compare(a: Worth, b: Worth) -> Ordering {
+    a.0.cmp(&b.0).then(a.1.total_cmp(&b.1))
+}
 
 /// A sequence that a prompt goes on with.
 pub(crate) struct Admitted {
@@ -171,8 +244,8 @@ pub(crate) struct Admitted {
     pub logits: Option<Arc<[f32]>>,
 }
 
-/// A place for a checkpoint.
-pub(crate) type Place = (u32, Why);
+/// A position for a checkpoint.
+pub(crate) type Planned = (u32, Why);
 
 /// All that is kept.
 pub(crate) struct Checkpoints {
@@ -180,7 +253,14 @@ pub(crate) struct Checkpoints {
     tree: Tree<Checkpoint>,
     hybrid: HybridPool<(Frozen, Made)>,
     store: Option<Arc<Store>>,
+    /// Absent where states go nowhere.
+    mover: Option<Mover>,
+    /// In the order in which they arrive.
     leaving: VecDeque<Leaving>,
+    /// How many have left.
+    n_left: u64,
+    meter: Meter,
+    ram_budget: u64,
     /// Longest wait for the device.
     timeout: Duration,
     /// Requests so far.
@@ -204,10 +284,17 @@ impl Checkpoints {
             CheckpointMode::Hybrid { interval, slots } => (interval.max(1), slots),
             _ => (1, 0),
         };
+        // The other modes are the policies of programs without other tiers.
+        let tiers = options.mode == CheckpointMode::Tree && (store.is_some() || executor.checkpoint_ram() > 0);
+        let mover = tiers.then(|| Mover::start(timeout));
+        let mover = mover.transpose().inspect_err(|e| log::warn!("checkpoints stay on the device: {e}")).ok().flatten();
         Checkpoints {
-            // The other modes are the policies of programs without one.
-            store: store.filter(|_| options.mode == CheckpointMode::Tree),
+            store: store.filter(|_| mover.is_some()),
+            ram_budget: if mover.is_some() { executor.checkpoint_ram() } else { 0 },
+            mover,
             leaving: VecDeque::new(),
+            n_left: 0,
+            meter: Meter::default(),
             timeout,
             options,
             tree: Tree::new(),
@@ -232,23 +319,37 @@ impl Checkpoints {
         same_bits || !self.options.exact
     }
 
-    /// The position from which a prompt would go on.
+    /// The position from which a prompt would go on, by what is on the device or in the host's memory.
     pub fn reach(&self, executor: &Executor, keys: &[Key], want_logits: bool) -> u32 {
-        self.best(executor, keys, want_logits).0.map_or(0, |(_, position)| position)
+        self.best(executor, keys, want_logits, false).0.map_or(0, |(_, position)| position)
     }
 
+    /// Whether a sequence of `n` tokens can be made of a checkpoint, where it is or once it is on the device.
+    fn can_cut(executor: &Executor, entry: &Checkpoint, n: u32) -> bool {
+        match (&entry.frozen, entry.ram.image()) {
+            (Some(frozen), _) => executor.can_restore(frozen, n),
+            (None, Some(image)) => {
+                executor.can_cut(image.keys.len() as u32, image.tables.iter().map(|table| table.first), n)
+            }
+            (None, None) => executor.is_rewindable(),
+        }
+    }
+
+    /// The checkpoint that takes a prompt furthest, and how far. `on_device`: of those that are there.
     fn best(
         &self,
         executor: &Executor,
         keys: &[Key],
         want_logits: bool,
+        on_device: bool,
     ) -> (Option<(EntryId, u32)>, crate::tree::Match) {
         let found = self.tree.find(keys);
         let length = keys.len() as u32;
+        let usable = |entry: &Checkpoint| self.usable(executor, entry.made) && (entry.frozen.is_some() || !on_device);
         let fits = |id: &EntryId| {
             let (entry, position) = (self.tree.get(*id)?, self.tree.position(*id)?);
             let whole = entry.logits.is_some() || !want_logits;
-            (self.usable(executor, entry.made) && (position < length || whole)).then_some((*id, position))
+            (usable(entry) && (position < length || whole)).then_some((*id, position))
         };
         let mut best = found.within.iter().rev().find_map(fits);
         // Without recurrent states, the beginning of a longer one does as well.
@@ -256,8 +357,8 @@ impl Checkpoints {
         for id in found.beyond.iter().chain(found.within.last()) {
             if let Some(entry) = self.tree.get(*id)
                 && cut > best.map_or(0, |(_, position)| position)
-                && self.usable(executor, entry.made)
-                && executor.can_restore(&entry.frozen, cut)
+                && usable(entry)
+                && Self::can_cut(executor, entry, cut)
             {
                 best = Some((*id, cut));
             }
@@ -297,8 +398,8 @@ impl Checkpoints {
             reuse.restore_time = begun.elapsed();
             return Ok(Admitted { sequence, reuse, logits: None });
         }
-        self.promote(executor, keys, want_logits);
-        let (best, found) = self.best(executor, keys, want_logits);
+        let place = self.promote(executor, keys, want_logits);
+        let (best, found) = self.best(executor, keys, want_logits, true);
         for id in &found.within {
             if let Some(entry) = self.tree.get_mut(*id) {
                 entry.used = self.clock;
@@ -311,9 +412,11 @@ impl Checkpoints {
             Some((id, position)) => {
                 let length = keys.len() as u32;
                 let entry = self.tree.get_mut(id).expect("found above");
-                let sequence = executor.restore(&entry.frozen, position)?;
+                let frozen = entry.frozen.as_ref().expect("found on the device");
+                let sequence = executor.restore(frozen, position)?;
                 entry.hits += 1;
                 entry.used = self.clock;
+                reuse.place = place;
                 (reuse.restored_at, reuse.why, reuse.made) = (position as usize, Some(entry.why), entry.made);
                 logits = entry.logits.clone().filter(|_| position == length);
                 sequence
@@ -324,78 +427,262 @@ impl Checkpoints {
         Ok(Admitted { sequence, reuse, logits })
     }
 
-    /// Brings a state from the folder if a prompt gets a page further with it than without.
-    fn promote(&mut self, executor: &mut Executor, keys: &[Key], want_logits: bool) {
-        let Some(store) = self.store.clone() else { return };
+    /// Brings a state back to the device if a prompt gets a page further with it than without; says from where.
+    fn promote(&mut self, executor: &mut Executor, keys: &[Key], want_logits: bool) -> Place {
         let length = keys.len() as u32;
-        loop {
+        let whole = |position: u32| position == length && want_logits;
+        while let Some(store) = self.store.clone() {
             let here = self.reach(executor, keys, want_logits);
+            let further = |position: u32| position >= here + PAGE_TOKENS || (whole(position) && here < length);
             let fits = |s: &Stored| {
-                let whole = s.position == length && want_logits;
                 self.usable(executor, made_of(s.made, s.precision))
-                    && (!whole || s.has_logits)
-                    && (s.position >= here + PAGE_TOKENS || (whole && here < length))
+                    && (!whole(s.position) || s.has_logits)
+                    && further(s.position)
             };
             // Without recurrent states, the beginning of a longer one does as well.
             let cut = || store.find_beyond(keys, here + PAGE_TOKENS).filter(|s| self.usable(executor, s.made));
             let found = store.find(keys, fits).or_else(|| executor.is_rewindable().then(cut).flatten());
-            let Some(stored) = found else { return };
+            let Some(stored) = found else { break };
             // One that cannot be read is not found again.
             let Ok(image) = store.load(stored.id) else { continue };
-            if let Err(error) = self.import(executor, &image) {
-                log::warn!("a checkpoint of {} tokens in the folder is not used: {error}", stored.position);
+            match self.import(executor, &image) {
+                Ok(()) => return Place::Folder,
+                Err(error) => {
+                    log::warn!("a checkpoint of {} tokens in the folder is not used: {error}", stored.position);
+                    break;
+                }
             }
-            return;
+        }
+        let here = self.best(executor, keys, want_logits, true).0.map_or(0, |(_, position)| position);
+        let Some((id, position)) = self.best(executor, keys, want_logits, false).0 else { return Place::Device };
+        if position < here + PAGE_TOKENS && (position == here || !whole(position)) {
+            return Place::Device;
+        }
+        match self.bring(executor, id) {
+            Ok(()) => Place::Ram,
+            Err(error) => {
+                log::warn!("a checkpoint of {position} tokens in the host's memory is not used: {error}");
+                Place::Device
+            }
         }
     }
 
     /// Takes a state from outside, for which others make room.
     pub fn import(&mut self, executor: &mut Executor, image: &Image) -> Result<(), ExecutorError> {
-        let frozen = loop {
-            match executor.import(image) {
-                Err(ExecutorError::Exhausted(_)) if self.evict(executor) => {}
-                other => break other?,
-            }
-        };
+        let frozen = self.take_in(executor, image)?;
         let why = if image.logits.is_some() { Why::PromptEnd } else { Why::Loaded };
         let made = made_of(image.made, image.precision);
         let id = self.insert(executor, &image.keys, frozen, (why, made), image.logits.clone());
-        // It is wanted now; the others go first.
+        self.settle_but(executor, id);
+        Ok(())
+    }
+
+    /// Brings a checkpoint back from the host's memory.
+    fn bring(&mut self, executor: &mut Executor, id: EntryId) -> Result<(), ExecutorError> {
+        while self.tree.get(id).is_some_and(|entry| matches!(entry.ram, Ram::Coming(_))) && self.arrive(executor, true)
+        {
+        }
+        let Some(entry) = self.tree.get_mut(id) else { return Err(ExecutorError::Exhausted("such checkpoint")) };
+        let Some(image) = entry.ram.image().cloned() else { return Ok(()) };
+        // What makes room for it may not be it.
+        let pinned = std::mem::replace(&mut entry.pinned, true);
+        let frozen = self.take_in(executor, &image);
+        if let Some(entry) = self.tree.get_mut(id) {
+            entry.pinned = pinned;
+            entry.frozen = Some(frozen?);
+        }
+        self.settle_but(executor, id);
+        Ok(())
+    }
+
+    fn take_in(&mut self, executor: &mut Executor, image: &Image) -> Result<Frozen, ExecutorError> {
+        loop {
+            match executor.import(image) {
+                Err(ExecutorError::Exhausted(_)) if self.evict(executor) => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// As [`settle`](Self::settle); a checkpoint that is wanted now goes after all others.
+    fn settle_but(&mut self, executor: &mut Executor, id: EntryId) {
         let mut pin = |to| self.tree.get_mut(id).map(|entry| std::mem::replace(&mut entry.pinned, to));
         let pinned = pin(true).unwrap_or_default();
         self.settle(executor);
         if let Some(entry) = self.tree.get_mut(id) {
             entry.pinned = pinned;
         }
-        Ok(())
     }
 
     /// Begins to bring a state to the folder, unless it is there.
     fn leave(&mut self, executor: &mut Executor, id: EntryId) {
-        let (Some(store), Some(entry)) = (&self.store, self.tree.get(id)) else { return };
-        let (keys, made, logits) = (self.tree.keys(id), entry.made, entry.logits.clone());
-        let there = |l: &Leaving| l.keys == keys && l.made <= made && l.logits.is_some() >= logits.is_some();
-        if store.covers(&keys, made, logits.is_some()) || self.leaving.iter().any(there) {
-            return;
+        let (Some(store), Some(entry)) = (self.store.clone(), self.tree.get_mut(id)) else { return };
+        let (made, has_logits) = (entry.made, entry.logits.is_some());
+        match &mut entry.ram {
+            Ram::Here { image, written } => {
+                *written |= store.save(image.clone());
+                return;
+            }
+            Ram::Coming(number) => {
+                let number = *number;
+                self.leaving.iter_mut().filter(|l| l.number == number).for_each(|l| l.to_folder = true);
+                return;
+            }
+            Ram::None => {}
         }
-        let export = executor.export(&entry.frozen);
-        self.leaving.push_back(Leaving { export, keys, made, logits });
-        self.settle_leaving(executor, LEAVING);
+        let keys = self.tree.keys(id);
+        let there = |l: &Leaving| l.to_folder && l.keys == keys && l.made <= made && l.logits.is_some() >= has_logits;
+        if !store.covers(&keys, made, has_logits) && !self.leaving.iter().any(there) {
+            self.send(executor, id, None);
+            while self.leaving.iter().filter(|l| l.id.is_none()).count() > LEAVING && self.arrive(executor, true) {}
+        }
     }
 
-    /// Hands states that have come to the host to the folder's writer, until `most` are still on their way.
-    pub fn settle_leaving(&mut self, executor: &mut Executor, most: usize) {
-        let Some(store) = self.store.clone() else { return };
-        while self.leaving.len() > most
-            && let Some(leaving) = self.leaving.pop_front()
-        {
-            let Leaving { export, keys, made, logits } = leaving;
-            match image(executor, export, (keys, made, logits), self.timeout) {
-                Ok(image) => {
-                    store.save(image);
-                }
-                Err(error) => log::warn!("a checkpoint does not reach the folder: {error}"),
+    /// Begins to bring a state from the device to the host's memory, `Some(bytes)` of it beside its pages, or to the
+    /// folder.
+    fn send(&mut self, executor: &mut Executor, id: EntryId, to_ram: Option<u64>) {
+        let keys = self.tree.keys(id);
+        let (Some(entry), Some(mover)) = (self.tree.get_mut(id), &self.mover) else { return };
+        let Some(frozen) = &entry.frozen else { return };
+        self.n_left += 1;
+        let (number, made, logits) = (self.n_left, entry.made, entry.logits.clone());
+        let export = executor.export(frozen);
+        if let Some(bytes) = to_ram {
+            self.meter.begin(number, bytes, &export);
+            entry.ram = Ram::Coming(number);
+        }
+        mover.send(number, export);
+        let id = to_ram.map(|_| id);
+        self.leaving.push_back(Leaving { number, id, to_folder: id.is_none(), keys, made, logits });
+    }
+
+    /// Takes the next state that has come to the host, `wait`: or will; false if there is none.
+    fn arrive(&mut self, executor: &Executor, wait: bool) -> bool {
+        let arrived = match &self.mover {
+            Some(mover) if !self.leaving.is_empty() => mover.next(wait),
+            _ => return false,
+        };
+        let (number, arrived): (u64, Arrived) = match arrived {
+            Some(arrived) => arrived,
+            None if wait => {
+                // The mover is gone, and all that was on its way with it.
+                let gone = std::mem::take(&mut self.leaving);
+                gone.into_iter().for_each(|leaving| self.arrived(executor, leaving, None));
+                return false;
             }
+            None => return false,
+        };
+        let Some(at) = self.leaving.iter().position(|l| l.number == number) else { return true };
+        let leaving = self.leaving.remove(at).expect("found above");
+        let parts = arrived.inspect_err(|error| log::warn!("a checkpoint does not reach the host: {error}"));
+        self.arrived(executor, leaving, parts.ok());
+        true
+    }
+
+    fn arrived(&mut self, executor: &Executor, leaving: Leaving, parts: Option<(Vec<f32>, Vec<ImageTable>)>) {
+        let Leaving { number, id, to_folder, keys, made, logits } = leaving;
+        let image = parts.map(|(slot, tables)| {
+            let fingerprint = executor.fingerprint();
+            Arc::new(Image { fingerprint, keys, made, precision: Precision::F32, slot, tables, logits })
+        });
+        self.meter.end(number, image.as_ref());
+        let mut written = false;
+        if let (true, Some(store), Some(image)) = (to_folder, &self.store, &image) {
+            written = store.save(image.clone());
+        }
+        // Its checkpoint may be gone meanwhile, or have been read anew.
+        let Some(id) = id else { return };
+        let Some(entry) = self.tree.get_mut(id).filter(|e| matches!(e.ram, Ram::Coming(n) if n == number)) else {
+            return;
+        };
+        match image {
+            Some(image) => entry.ram = Ram::Here { image, written },
+            None if entry.frozen.is_some() => entry.ram = Ram::None,
+            None => drop(self.tree.remove(id)),
+        }
+        self.write_ahead();
+    }
+
+    /// Takes what has come to the host, without waiting.
+    pub fn poll(&mut self, executor: &Executor) {
+        while self.arrive(executor, false) {}
+    }
+
+    /// Waits until nothing is on its way to the host.
+    pub fn settle_leaving(&mut self, executor: &Executor) {
+        while self.arrive(executor, true) {}
+        self.write_ahead();
+    }
+
+    /// Gives the folder what the host's memory will drop next, so that it can be dropped at once.
+    fn write_ahead(&mut self) {
+        let Some(store) = self.store.clone() else { return };
+        while store.is_idle() && self.meter.bytes() > self.ram_budget / 4 * 3 {
+            let unwritten = |entry: &Checkpoint| match &entry.ram {
+                Ram::Here { image, written: false } if entry.frozen.is_none() => Some(own_bytes(image)),
+                _ => None,
+            };
+            let Some((id, _)) = self.least(unwritten) else { return };
+            let Some(Ram::Here { image, written }) = self.tree.get_mut(id).map(|entry| &mut entry.ram) else { return };
+            *written = true;
+            store.save(image.clone());
+        }
+    }
+
+    /// Begins to move a checkpoint from the device to the host's memory, if that has or makes room.
+    fn move_to_ram(&mut self, executor: &mut Executor, id: EntryId, worth: f64) -> bool {
+        let Some(entry) = self.tree.get(id).filter(|_| self.ram_budget > 0) else { return false };
+        let Some(frozen) = &entry.frozen else { return false };
+        let logits = entry.logits.as_ref().map_or(0, |logits| size_of_val(&logits[..]));
+        let own = executor.slot_bytes() + (frozen.n_tokens() as usize * size_of::<Key>() + logits) as u64;
+        let pages = executor.pages_of(frozen);
+        let new = pages.iter().filter(|(_, copy)| copy.as_ref().is_none_or(|copy| !self.meter.has(copy)));
+        let need = own + new.map(|(bytes, _)| bytes).sum::<u64>();
+        let worth = (entry.why == Why::Head, worth / need.max(1) as f64);
+        // The pages that are there already stay while they are held here.
+        let room = self.make_room(need, worth);
+        if room {
+            self.send(executor, id, Some(own));
+        }
+        drop(pages);
+        room
+    }
+
+    /// Makes room for `need` bytes in the host's memory: what is worth less goes, to the folder if it is not there.
+    fn make_room(&mut self, need: u64, worth: Worth) -> bool {
+        // What the folder's writer holds until it is done.
+        let mut writing = 0;
+        while need <= self.ram_budget {
+            let bytes = self.meter.bytes();
+            if bytes + need <= self.ram_budget {
+                return true;
+            }
+            if bytes - writing.min(bytes) + need <= self.ram_budget {
+                break;
+            }
+            // Copies of what is on the device cost nothing.
+            let doubles = self.tree.iter().filter(|(_, _, e)| e.frozen.is_some() && e.ram.image().is_some());
+            let double = doubles.map(|(id, _, entry)| (entry.used, id)).min().map(|(_, id)| id);
+            let in_ram = |entry: &Checkpoint| entry.ram.image().map(|image| own_bytes(image));
+            let least = || self.least(in_ram).filter(|(_, least)| compare(*least, worth).is_lt());
+            let Some(id) = double.or_else(|| least().map(|(id, _)| id)) else { break };
+            writing += self.drop_from_ram(id);
+        }
+        false
+    }
+
+    /// Drops a checkpoint from the host's memory; bytes that the folder's writer holds still.
+    fn drop_from_ram(&mut self, id: EntryId) -> u64 {
+        let Some(entry) = self.tree.get_mut(id) else { return 0 };
+        let Ram::Here { image, .. } = std::mem::replace(&mut entry.ram, Ram::None) else { return 0 };
+        if entry.frozen.is_some() {
+            return 0;
+        }
+        let (made, has_logits, bytes) = (entry.made, entry.logits.is_some(), own_bytes(&image));
+        self.tree.remove(id);
+        match &self.store {
+            Some(store) if !store.covers(&image.keys, made, has_logits) && store.save(image) => bytes,
+            _ => 0,
         }
     }
 
@@ -410,10 +697,21 @@ impl Checkpoints {
         ids.dedup();
         let mut images = Vec::new();
         for id in ids.into_iter().flatten() {
+            while self.tree.get(id).is_some_and(|e| e.frozen.is_none() && matches!(e.ram, Ram::Coming(_)))
+                && self.arrive(executor, true)
+            {}
             let Some(entry) = self.tree.get(id) else { continue };
-            let export = executor.export(&entry.frozen);
-            let about = (self.tree.keys(id), entry.made, entry.logits.clone());
-            images.push(image(executor, export, about, self.timeout)?);
+            let (keys, made, logits) = (self.tree.keys(id), entry.made, entry.logits.clone());
+            let (slot, tables) = match (&entry.frozen, entry.ram.image()) {
+                (_, Some(image)) => (image.slot.clone(), image.tables.clone()),
+                (Some(frozen), None) => {
+                    let export = executor.export(frozen);
+                    executor.finish(export, self.timeout)?
+                }
+                (None, None) => continue,
+            };
+            let fingerprint = executor.fingerprint();
+            images.push(Image { fingerprint, keys, made, precision: Precision::F32, slot, tables, logits });
         }
         Ok(images)
     }
@@ -432,7 +730,7 @@ impl Checkpoints {
         length: u32,
         borders: &[u32],
         common: Option<u32>,
-    ) -> Vec<Place> {
+    ) -> Vec<Planned> {
         match self.options.mode {
             CheckpointMode::Off => Vec::new(),
             CheckpointMode::Hybrid { .. } => {
@@ -490,22 +788,27 @@ impl Checkpoints {
         (why, made): (Why, Made),
         logits: Option<Arc<[f32]>>,
     ) -> EntryId {
-        let checkpoint = Checkpoint { frozen, why, made, logits, pinned: false, hits: 0, used: self.clock };
+        let (ram, used) = (Ram::None, self.clock);
+        let checkpoint = Checkpoint { frozen: Some(frozen), ram, why, made, logits, pinned: false, hits: 0, used };
         self.tree.insert(keys, checkpoint).unwrap_or_else(|(id, new)| {
             let old = self.tree.get_mut(id).expect("the tree has just named it");
             let better = new.made < old.made;
-            let unused = match better {
+            let unused = match better || (new.made == old.made && old.frozen.is_none()) {
                 true => std::mem::replace(&mut old.frozen, new.frozen),
                 false => new.frozen,
             };
             if better {
-                (old.made, old.why) = (new.made, new.why);
+                (old.made, old.why, old.ram) = (new.made, new.why, Ram::None);
             }
             if new.logits.is_some() && (better || old.logits.is_none()) {
                 (old.logits, old.why) = (new.logits, new.why);
+                if old.frozen.is_some() {
+                    // The copy in the host's memory has none.
+                    old.ram = Ram::None;
+                }
             }
             old.used = self.clock;
-            executor.release(unused);
+            unused.into_iter().for_each(|frozen| executor.release(frozen));
             id
         })
     }
@@ -516,6 +819,19 @@ impl Checkpoints {
             for (frozen, _) in self.hybrid.prune(length) {
                 executor.release(frozen);
             }
+        }
+    }
+
+    /// Keeps the state of a sequence that gives way, if there is room, and gives the sequence back.
+    pub fn park(&mut self, executor: &mut Executor, keys: &[Key], sequence: SequenceId, made: Made) {
+        let n = executor.len(sequence).unwrap_or(0) as usize;
+        let frozen = match n > 0 && !self.is_hybrid() && self.room(executor, 1) > 0 {
+            true => executor.freeze(sequence).ok(),
+            false => None,
+        };
+        executor.remove(sequence);
+        if let Some(frozen) = frozen {
+            self.save(executor, &keys[..n], frozen, (Why::Parked, made), None);
         }
     }
 
@@ -589,7 +905,7 @@ impl Checkpoints {
 
     fn drop_entry(&mut self, executor: &mut Executor, id: Option<EntryId>) -> bool {
         let Some(checkpoint) = id.and_then(|id| self.tree.remove(id)) else { return false };
-        executor.release(checkpoint.frozen);
+        checkpoint.frozen.into_iter().for_each(|frozen| executor.release(frozen));
         true
     }
 
@@ -598,26 +914,33 @@ impl Checkpoints {
         while self.tree.len() > 0 && executor.frozen_bytes() > self.budget && self.evict(executor) {}
     }
 
-    /// Drops the checkpoint whose loss costs least per byte; false if there is none that may go.
+    /// Takes the checkpoint from the device whose loss costs least per byte; false if there is none that may go.
     pub fn evict(&mut self, executor: &mut Executor) -> bool {
         if self.is_hybrid() {
             return false;
         }
-        let worth = |placed: &Placed| -> Option<(bool, f64)> {
-            let entry = self.tree.get(placed.id)?;
-            let bytes = executor.bytes_of(&entry.frozen).max(1) as f64;
-            Some((entry.why == Why::Head, worth(placed, entry, self.clock) / bytes))
+        let on_device = |entry: &Checkpoint| Some(executor.bytes_of(entry.frozen.as_ref()?).max(1));
+        let Some((id, worth)) = self.least(on_device) else { return false };
+        let Some(entry) = self.tree.get(id) else { return false };
+        let worth = worth.1 * on_device(entry).unwrap_or_default() as f64;
+        let stays = !matches!(entry.ram, Ram::None) || self.move_to_ram(executor, id, worth);
+        if !stays {
+            self.leave(executor, id);
+            return self.drop_entry(executor, Some(id));
+        }
+        let frozen = self.tree.get_mut(id).and_then(|entry| entry.frozen.take());
+        frozen.map(|frozen| executor.release(frozen)).is_some()
+    }
+
+    /// The checkpoint that is worth least per byte of those that may go and have `bytes`.
+    fn least(&self, bytes: impl Fn(&Checkpoint) -> Option<u64>) -> Option<(EntryId, Worth)> {
+        let worth = |placed: &Placed| {
+            let entry = self.tree.get(placed.id).filter(|entry| !entry.pinned)?;
+            let bytes = bytes(entry)? as f64;
+            Some((placed.id, (entry.why == Why::Head, worth(placed, entry, self.clock) / bytes)))
         };
         let all = self.tree.placed();
-        let loose = all.iter().filter(|p| self.tree.get(p.id).is_some_and(|entry| !entry.pinned));
-        let least = loose
-            .filter_map(|p| Some((worth(p)?, p.id)))
-            .min_by(|(a, i), (b, j)| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)).then(i.cmp(j)));
-        let least = least.map(|(_, id)| id);
-        if let Some(id) = least {
-            self.leave(executor, id);
-        }
-        self.drop_entry(executor, least)
+        all.iter().filter_map(worth).min_by(|(i, a), (j, b)| compare(*a, *b).then(i.cmp(j)))
     }
 
     /// Keeps the checkpoints on the way to `keys` whatever the budget wants dropped, or no longer.
@@ -637,6 +960,13 @@ impl Checkpoints {
         self.settle(executor);
     }
 
+    /// Sets the budget in the host's memory; it cannot exceed what was planned.
+    pub fn set_ram_budget(&mut self, executor: &Executor, bytes: u64) {
+        self.settle_leaving(executor);
+        self.ram_budget = bytes.min(executor.checkpoint_ram()).min(if self.mover.is_some() { u64::MAX } else { 0 });
+        self.make_room(0, (true, f64::INFINITY));
+    }
+
     /// Drops everything but files.
     pub fn clear(&mut self, executor: &mut Executor) {
         let all: Vec<EntryId> = self.tree.iter().map(|(id, _, _)| id).collect();
@@ -649,7 +979,7 @@ impl Checkpoints {
     }
 
     /// Positions of the checkpoints on the way to `keys`, and why they were taken.
-    pub fn positions(&self, keys: &[Key]) -> Vec<Place> {
+    pub fn positions(&self, keys: &[Key]) -> Vec<Planned> {
         if self.is_hybrid() {
             let slots = self.hybrid.slots().iter();
             return slots.map(|s| (s.position, if s.is_tail { Why::Tail } else { Why::Interval })).collect();
@@ -658,33 +988,34 @@ impl Checkpoints {
         within.filter_map(|id| Some((self.tree.position(id)?, self.tree.get(id)?.why))).collect()
     }
 
-    pub fn stats(&self, executor: &Executor) -> CheckpointStats {
-        let logits = self.tree.iter().filter_map(|(_, _, c)| c.logits.as_ref()).map(|l| l.len() as u64 * 4);
+    pub fn stats(&mut self, executor: &Executor) -> CheckpointStats {
+        let all = || self.tree.iter().map(|(_, _, entry)| entry);
+        let logits = all().filter(|entry| entry.ram.image().is_none()).filter_map(|entry| entry.logits.as_ref());
+        let hybrid = self.hybrid.slots().len();
         CheckpointStats {
-            count: self.tree.len() + self.hybrid.slots().len(),
+            count: self.tree.len() + hybrid,
+            on_device: all().filter(|entry| entry.frozen.is_some()).count() + hybrid,
             device_bytes: executor.frozen_bytes(),
-            host_bytes: logits.sum(),
+            host_bytes: logits.map(|l| l.len() as u64 * 4).sum(),
             budget: self.budget,
+            in_ram: all().filter(|entry| !matches!(entry.ram, Ram::None)).count(),
+            ram_budget: self.ram_budget,
             on_disk: self.store.as_ref().map_or((0, 0), |store| (store.len(), store.bytes())),
+            ram_bytes: self.meter.bytes(),
+            ram_peak: self.meter.peak(),
         }
     }
+}
+
+/// Bytes that would be free without an image.
+fn own_bytes(image: &Image) -> u64 {
+    let alone = image.pages().filter(|page| page.is_alone()).map(|page| page.len() as u64);
+    image.own_bytes() + alone.sum::<u64>()
 }
 
 /// How the rows of a state were made that was stored with some precision.
 fn made_of(made: Made, precision: Precision) -> Made {
     if precision == Precision::F32 { made } else { Made::Rounded }
-}
-
-/// Waits for a state on its way to the host.
-fn image(
-    executor: &mut Executor,
-    export: Export,
-    (keys, made, logits): (Vec<Key>, Made, Option<Arc<[f32]>>),
-    timeout: Duration,
-) -> Result<Image, ExecutorError> {
-    let (slot, tables) = executor.finish(export, timeout)?;
-    let fingerprint = executor.fingerprint();
-    Ok(Image { fingerprint, keys, made, precision: Precision::F32, slot, tables, logits })
 }
 
 /// Tokens that a checkpoint is expected to save: those since the one before it, times the chance that a prompt parts from
@@ -693,7 +1024,7 @@ fn worth(placed: &Placed, entry: &Checkpoint, clock: u64) -> f64 {
     let gap = f64::from(placed.position - placed.previous);
     let distance = f64::from(placed.deepest - placed.position + PAGE_TOKENS);
     let here = match entry.why {
-        Why::Fork | Why::End | Why::PromptEnd | Why::Loaded => 2.0,
+        Why::Fork | Why::End | Why::Parked | Why::PromptEnd | Why::Loaded => 2.0,
         Why::Head | Why::Border => 1.0,
         _ => 0.0,
     };
@@ -704,7 +1035,7 @@ fn worth(placed: &Placed, entry: &Checkpoint, clock: u64) -> f64 {
 
 /// Where checkpoints of a prompt pay: its end, messages near it, the first message, the fork, and a grid that widens with
 /// the distance from the end. Ascending.
-fn places(length: u32, borders: &[u32], fork: Option<u32>, interval: u32) -> Vec<Place> {
+fn places(length: u32, borders: &[u32], fork: Option<u32>, interval: u32) -> Vec<Planned> {
     let mut chosen: BTreeMap<u32, Why> = BTreeMap::new();
     if interval > 0 {
         let positions = (interval..=length).step_by(interval as usize);

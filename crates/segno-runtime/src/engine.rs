@@ -3,7 +3,8 @@
 //! Requests are batched continuously: every step carries one row of each sequence that is
 //! generating, and pieces of the prompts that are still being read. What was read is remembered as
 //! checkpoints; a later prompt is read from where it parts from them. A prompt whose beginning is
-//! just being read for another waits for that.
+//! just being read for another waits for that. Where sequences together need more pages than there
+//! are, the youngest gives way: its state stays as a checkpoint, and it goes on once another has ended.
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
@@ -19,7 +20,7 @@ use futures::{Stream, StreamExt};
 use segno_ir::sample::{SampleParams, SampleRow};
 use segno_ir::{Cancel, DeviceError, Input, Output, PAGE_TOKENS, Pending, SpanKind, Ticket};
 
-use crate::checkpoints::{CheckpointMode, CheckpointOptions, CheckpointStats, Checkpoints, Place, Reuse, Why};
+use crate::checkpoints::{CheckpointMode, CheckpointOptions, CheckpointStats, Checkpoints, Planned, Reuse, Why};
 use crate::executor::{Executor, ExecutorError, Frozen, Issued, SequenceId, Work};
 use crate::image::{ImageError, Key, Made};
 use crate::ledger::Ledger;
@@ -154,6 +155,8 @@ pub struct Report {
     pub saved: usize,
     /// Time that they took on the host.
     pub save_time: Duration,
+    /// Times that it gave way to others, for want of pages.
+    pub parked: u32,
     /// What all checkpoints hold, at the end.
     pub checkpoints: CheckpointStats,
     /// Tokens generated.
@@ -301,6 +304,11 @@ impl Engine {
         self.call(move |s| s.checkpoints.set_budget(&mut s.executor, bytes))
     }
 
+    /// Bytes that checkpoints may hold of the host's memory; no more than was planned.
+    pub fn set_checkpoint_ram(&self, bytes: u64) -> Result<(), RequestError> {
+        self.call(move |s| s.checkpoints.set_ram_budget(&s.executor, bytes))
+    }
+
     /// Keeps the checkpoints on the way to a prompt whatever the budget wants dropped, or no longer; how many there are.
     pub fn pin(&self, prompt: &[u32], pinned: bool) -> Result<usize, RequestError> {
         let keys = keys_of(prompt);
@@ -363,7 +371,7 @@ impl Engine {
     /// Waits until everything that is to outlive the program is on the disk.
     pub fn flush(&self) -> Result<(), RequestError> {
         let store = self.call(|s| {
-            s.checkpoints.settle_leaving(&mut s.executor, 0);
+            s.checkpoints.settle_leaving(&s.executor);
             s.options.store.clone()
         })?;
         store.inspect(|store| store.flush());
@@ -443,10 +451,23 @@ impl Request {
 
 struct Queued {
     request: Request,
+    /// Of the prompt, then of the reply so far.
     keys: Vec<Key>,
     events: UnboundedSender<Event>,
     cancel: Cancel,
     chain: Option<Chain>,
+    parked: Option<Parked>,
+}
+
+/// What is known of a request that gave way to others.
+struct Parked {
+    times: u32,
+    reply: Vec<u32>,
+    reuse: Reuse,
+    saved: usize,
+    save_time: Duration,
+    started: Instant,
+    first_token: Option<Instant>,
 }
 
 struct Active {
@@ -460,14 +481,18 @@ struct Active {
     reuse: Reuse,
     made: Made,
     /// Checkpoints that the prompt is still to leave behind, ascending; those of steps under way first.
-    plan: VecDeque<Place>,
+    plan: VecDeque<Planned>,
     /// States of the last few tokens of the reply, ascending.
     recent: Vec<Frozen>,
     saved: usize,
     save_time: Duration,
+    /// Times that it was parked.
+    parked: u32,
     /// Reads a finished reply again, for nobody.
     is_copy: bool,
-    /// Tokens of the prompt that were issued.
+    /// Tokens that are read as a prompt: the prompt, and what a parked request had read of its reply.
+    known: usize,
+    /// Those of them that were issued.
     fed: usize,
     /// Tokens that were issued to be drawn.
     drawn: usize,
@@ -483,10 +508,26 @@ struct Active {
 }
 
 impl Active {
+    /// Rows `range` of what is read as a prompt.
+    fn inputs(&self, range: std::ops::Range<usize>) -> Vec<Input> {
+        let n = self.request.prompt.len();
+        let mut inputs = self.request.inputs(range.start.min(n)..range.end.min(n));
+        let reply = &self.reply[range.start.max(n) - n..range.end.max(n) - n];
+        inputs.extend(reply.iter().map(|&id| Input::Token(id)));
+        inputs
+    }
+
     /// How the token at `position` is drawn from an output row.
     fn draw(&self, row: u32, position: u32) -> SampleRow {
         let Request { params, bias, stop, .. } = &self.request;
         SampleRow { row, params: params.clone(), position, bias: bias.clone(), stop: stop.clone() }
+    }
+
+    /// Once all is read that a parked request had read, the token that it had drawn last comes next.
+    fn go_on(&mut self) {
+        if let (None, true, Some(&id)) = (self.next, self.fed == self.known, self.reply.last()) {
+            self.next = Some(Next::Known(id));
+        }
     }
 
     /// Takes a token that was drawn: the next of the reply, or the end.
@@ -522,12 +563,15 @@ impl Active {
 /// A sequence in a step.
 struct Member {
     active: u64,
+    kind: SpanKind,
     /// Whether a token is drawn for it.
     draw: bool,
     /// Whether the host draws it.
     on_host: bool,
     /// Its position after the step.
     end: u32,
+    /// Tokens of it that are read as a prompt.
+    fed: usize,
 }
 
 struct Flight {
@@ -556,6 +600,8 @@ struct Scheduler {
     /// Measured prefill rate, for steps that others wait for.
     rows_per_second: f64,
     lost: Option<RequestError>,
+    /// Nobody begins until a request has ended: there were not enough pages for all.
+    crowded: bool,
     /// Whether replies leave the states of their last tokens behind.
     keeps_recent: bool,
 }
@@ -583,6 +629,7 @@ impl Scheduler {
             next_id: 0,
             rows_per_second: 0.0,
             lost: None,
+            crowded: false,
             keeps_recent,
         }
     }
@@ -594,7 +641,7 @@ impl Scheduler {
             }
             let waiting = self.active.is_empty() && self.queue.is_empty() && self.flights.is_empty();
             if waiting {
-                self.checkpoints.settle_leaving(&mut self.executor, 0);
+                self.checkpoints.settle_leaving(&self.executor);
             }
             let mut message = match waiting {
                 true => inbox.recv().ok(),
@@ -608,7 +655,7 @@ impl Scheduler {
                     Message::Generate { request, events, cancel } => self.enqueue(*request, events, cancel),
                     Message::Call(call) => call(self),
                     Message::Stop => {
-                        self.checkpoints.settle_leaving(&mut self.executor, 0);
+                        self.checkpoints.settle_leaving(&self.executor);
                         return self.break_off(&RequestError::Stopped);
                     }
                 }
@@ -657,7 +704,7 @@ impl Scheduler {
             }
             let keys = request.keys();
             let chain = chain.and_then(Result::ok);
-            self.queue.push_back(Queued { request, keys, events, cancel, chain });
+            self.queue.push_back(Queued { request, keys, events, cancel, chain, parked: None });
             return;
         };
         let _ = events.unbounded_send(Event::Failed(error));
@@ -679,13 +726,15 @@ impl Scheduler {
         let (events, _) = unbounded();
         let request = Request { prompt, ..Request::default() };
         let keys = request.keys();
-        if let Err(error) = self.start(Queued { request, keys, events, cancel: Cancel::new(), chain: None }, true) {
+        let queued = Queued { request, keys, events, cancel: Cancel::new(), chain: None, parked: None };
+        if let Err(error) = self.start(queued, true) {
             log::warn!("a reply could not be read again: {error}");
         }
     }
 
     /// One round: admit, issue a step, settle those that are due.
     fn turn(&mut self) {
+        self.checkpoints.poll(&self.executor);
         self.admit();
         for active in &mut self.active {
             if active.cancel.is_cancelled() && active.finish.is_none() {
@@ -694,7 +743,13 @@ impl Scheduler {
         }
         let issued = match self.issue() {
             Ok(issued) => issued,
-            Err(error) => return self.fail(error),
+            Err(error) => {
+                return match (&error, self.flights.is_empty()) {
+                    (ExecutorError::Exhausted(_), false) => self.settle_all(),
+                    (ExecutorError::Exhausted(_), true) if self.park() => {}
+                    _ => self.fail(error),
+                };
+            }
         };
         while self.flights.len() >= self.depth() || (!issued && !self.flights.is_empty()) {
             if let Err(error) = self.settle() {
@@ -707,13 +762,48 @@ impl Scheduler {
         self.retire();
     }
 
+    /// Waits for all that is under way.
+    fn settle_all(&mut self) {
+        while !self.flights.is_empty() {
+            if let Err(error) = self.settle() {
+                return self.fail(error);
+            }
+        }
+        self.retire();
+    }
+
+    /// Takes the youngest request out of the way of the others, if there are any. Its state stays as a checkpoint, which
+    /// goes if even that is too much; the draws depend on seed and position alone, so it goes on as if nothing had been.
+    fn park(&mut self) -> bool {
+        let running = || self.active.iter().enumerate().filter(|(_, a)| a.finish.is_none());
+        let youngest = running().max_by_key(|(_, a)| a.id).map(|(i, _)| i);
+        let Some(youngest) = youngest.filter(|_| running().count() > 1) else { return false };
+        let active = self.active.remove(youngest);
+        active.recent.into_iter().for_each(|frozen| self.executor.release(frozen));
+        let Active { request, keys, events, cancel, chain, reply, .. } = active;
+        match request.forget {
+            true => self.executor.remove(active.sequence),
+            false => self.checkpoints.park(&mut self.executor, &keys, active.sequence, active.made),
+        }
+        if active.is_copy {
+            return true;
+        }
+        log::debug!("a request of {} tokens gives way to {} others", keys.len(), self.active.len());
+        let Active { parked, reuse, saved, save_time, started, first_token, .. } = active;
+        let parked = Some(Parked { times: parked + 1, reply, reuse, saved, save_time, started, first_token });
+        self.queue.push_front(Queued { request, keys, events, cancel, chain, parked });
+        self.crowded = true;
+        true
+    }
+
     /// Steps that may be under way.
     fn depth(&self) -> usize {
         self.executor.device().describe().steps_in_flight.max(1)
     }
 
     fn admit(&mut self) {
-        let mut i = 0;
+        self.crowded &= !self.active.is_empty();
+        let mut i = if self.crowded { self.queue.len() } else { 0 };
         while i < self.queue.len() && self.active.len() < self.executor.options().n_sequences as usize {
             if self.waits_for_another(i) {
                 i += 1;
@@ -756,45 +846,59 @@ impl Scheduler {
 
     /// Makes a sequence for a request, from where its prompt parts from what is remembered.
     fn start(&mut self, queued: Queued, is_copy: bool) -> Result<(), ExecutorError> {
-        let Queued { request, keys, events, cancel, chain } = queued;
-        let started = Instant::now();
+        let Queued { request, keys, events, cancel, chain, parked } = queued;
         let length = request.prompt.len() as u32;
+        // The last token of a reply was drawn and not read.
+        let known = (keys.len() - 1).max(request.prompt.len());
+        let draws = request.max_tokens > 0 && known == keys.len();
         let admitted = match request.forget {
             true => self.checkpoints.admit_cold(&mut self.executor)?,
-            false => self.checkpoints.admit(&mut self.executor, &keys, request.max_tokens > 0)?,
+            false => self.checkpoints.admit(&mut self.executor, &keys[..known], draws)?,
         };
         let reuse = admitted.reuse;
-        let from = reuse.restored_at as u32;
+        let (from, made) = (reuse.restored_at as u32, reuse.made);
         let fork = (reuse.diverged && reuse.common > reuse.restored_at).then_some(reuse.common as u32);
         let plan = match request.forget {
             true => VecDeque::new(),
             false => self.checkpoints.plan(&self.executor, from, length, &request.borders, fork).into(),
         };
+        let parked = parked.unwrap_or_else(|| Parked {
+            times: 0,
+            reply: Vec::new(),
+            reuse,
+            saved: 0,
+            save_time: Duration::ZERO,
+            started: Instant::now(),
+            first_token: None,
+        });
         let mut active = Active {
             id: self.next_id,
-            fed: reuse.restored_at,
-            made: reuse.made,
-            reuse,
+            known,
+            fed: from as usize,
+            made,
+            reuse: parked.reuse,
             keys,
             events,
             cancel,
             sequence: admitted.sequence,
             plan,
             recent: Vec::new(),
-            saved: 0,
-            save_time: Duration::ZERO,
+            saved: parked.saved,
+            save_time: parked.save_time,
+            parked: parked.times,
             is_copy,
-            drawn: 0,
-            reply: Vec::new(),
+            drawn: parked.reply.len(),
+            reply: parked.reply,
             next: None,
             chain,
             in_flight: 0,
             finish: None,
-            started,
-            first_token: None,
+            started: parked.started,
+            first_token: parked.first_token,
             request,
         };
         self.next_id += 1;
+        active.go_on();
         if let Some(logits) = admitted.logits.filter(|_| active.request.max_tokens > 0) {
             // Nothing is left to read: the first token is drawn from what was kept.
             let id = match &mut active.chain {
@@ -804,7 +908,7 @@ impl Scheduler {
             active.drawn = 1;
             active.next = Some(Next::Known(id));
             active.accept(id, self.executor.options().n_ctx);
-        } else if active.fed == active.request.prompt.len() {
+        } else if active.fed == active.known && active.next.is_none() {
             active.finish = Some(Finish::Length);
         }
         self.active.push(active);
@@ -821,7 +925,8 @@ impl Scheduler {
         let decoding = self.active.iter().filter(|a| a.next.is_some() && a.finish.is_none()).count();
         let mut budget = self.prefill_budget(decoding > 0);
         let mut logits_of = Vec::new();
-        for active in self.active.iter_mut().filter(|a| a.finish.is_none()) {
+        let equal_kinds = self.executor.device().describe().equal_kinds;
+        for active in self.active.iter().filter(|a| a.finish.is_none()) {
             let start = self.executor.len(active.sequence)?;
             let (inputs, kind, draw) = match active.next {
                 Some(next) => {
@@ -835,9 +940,16 @@ impl Scheduler {
                     };
                     (vec![input], SpanKind::Decode, true)
                 }
-                None if active.fed == active.request.prompt.len() => continue,
+                None if active.fed == active.known => continue,
                 None => {
-                    let left = active.request.prompt.len() - active.fed;
+                    // A reply is read again as it was made.
+                    let n = active.request.prompt.len();
+                    let (end, kind) = match active.fed < n {
+                        _ if equal_kinds => (active.known, SpanKind::Prefill),
+                        true => (n, SpanKind::Prefill),
+                        false => (active.fed + 1, SpanKind::Decode),
+                    };
+                    let left = end - active.fed;
                     // Every piece but the last ends at a page border: what a chunked scan needs.
                     let take = match left <= budget {
                         true => left,
@@ -850,9 +962,9 @@ impl Scheduler {
                         continue;
                     }
                     budget -= take;
-                    let inputs = active.request.inputs(active.fed..active.fed + take);
-                    active.fed += take;
-                    (inputs, SpanKind::Prefill, take == left && active.request.max_tokens > 0)
+                    let inputs = active.inputs(active.fed..active.fed + take);
+                    let draw = take == left && active.request.max_tokens > 0 && active.reply.is_empty();
+                    (inputs, kind, draw)
                 }
             };
             let end = start + inputs.len() as u32;
@@ -864,7 +976,6 @@ impl Scheduler {
                     false => draws.push(active.draw(row, end)),
                 }
                 n_outputs += 1;
-                active.drawn += 1;
             }
             let outputs = if draw { vec![inputs.len() as u32 - 1] } else { Vec::new() };
             let snapshots = match kind {
@@ -878,8 +989,9 @@ impl Scheduler {
                 SpanKind::Decode if self.keeps_recent && !active.request.forget => vec![1],
                 SpanKind::Decode => Vec::new(),
             };
+            let fed = if active.next.is_none() { inputs.len() } else { 0 };
             works.push(Work { sequence: active.sequence, kind, inputs, outputs, snapshots });
-            members.push(Member { active: active.id, draw, on_host, end });
+            members.push(Member { active: active.id, kind, draw, on_host, end, fed });
         }
         if works.is_empty() {
             return Ok(false);
@@ -912,26 +1024,29 @@ impl Scheduler {
             other => other?,
         };
         let ticket = match draws.is_empty() && n_outputs > 0 {
-            true => None,
-            false => Some(self.executor.sample(&issued.rows, &draws)?),
+            true => Ok(None),
+            false => self.executor.sample(&issued.rows, &draws).map(Some),
         };
+        let (ticket, error) = ticket.map_or_else(|error| (None, Some(error)), |ticket| (ticket, None));
         let logits = logits_of.into_iter();
         let logits = logits.map(|(id, row)| (id, self.executor.read(&issued.rows, Output::Logits, row, 1))).collect();
         let mut row = 0;
         for member in &members {
             let Some(active) = self.active.iter_mut().find(|a| a.id == member.active) else { continue };
             active.in_flight += 1;
+            active.fed += member.fed;
+            active.drawn += usize::from(member.draw);
             match &ticket {
                 Some(ticket) if member.draw && !member.on_host => {
                     active.next = Some(Next::Drawn { ticket: ticket.id, row });
                     row += 1;
                 }
                 _ if member.draw => active.next = Some(Next::Awaited),
-                _ => {}
+                _ => active.go_on(),
             }
         }
         self.flights.push_back(Flight { issued, ticket, logits, members, rows, issued_at });
-        Ok(true)
+        error.map_or(Ok(true), Err)
     }
 
     /// Makes room for the checkpoints of a step; where there is not enough, those at its beginning are not taken.
@@ -959,20 +1074,23 @@ impl Scheduler {
 
     /// Waits for the oldest step and takes its tokens.
     fn settle(&mut self) -> Result<(), ExecutorError> {
-        let Some(flight) = self.flights.pop_front() else { return Ok(()) };
-        let Flight { mut issued, ticket, logits, members, rows, issued_at } = flight;
-        let (ticket_id, tokens) = match ticket {
+        // Until it is known to have gone well it can be undone.
+        let Some(flight) = self.flights.front_mut() else { return Ok(()) };
+        let (ticket_id, tokens) = match flight.ticket.take() {
             Some(Ticket { id, tokens }) => (Some(id), tokens.wait(self.options.step_timeout)?),
             None => (None, Vec::new()),
         };
-        if rows >= PAGE_TOKENS as usize {
-            self.rows_per_second = rows as f64 / issued_at.elapsed().as_secs_f64().max(1e-6);
-        }
-        let mut kept_logits = Vec::with_capacity(logits.len());
-        for (id, pending) in logits {
+        let took = flight.issued_at.elapsed();
+        let mut kept_logits = Vec::with_capacity(flight.logits.len());
+        for (id, pending) in std::mem::take(&mut flight.logits) {
             kept_logits.push((id, Arc::<[f32]>::from(pending.wait(self.options.step_timeout)?)));
         }
+        let Some(Flight { mut issued, members, rows, .. }) = self.flights.pop_front() else { return Ok(()) };
+        if rows >= PAGE_TOKENS as usize {
+            self.rows_per_second = rows as f64 / took.as_secs_f64().max(1e-6);
+        }
         let n_ctx = self.executor.options().n_ctx;
+        let equal_kinds = self.executor.device().describe().equal_kinds;
         let mut drawn = tokens.into_iter().enumerate();
         for member in &members {
             let token = if member.draw && !member.on_host { drawn.next() } else { None };
@@ -983,6 +1101,9 @@ impl Scheduler {
                 self.executor.undo(&mut issued, active.sequence);
                 continue;
             }
+            if member.kind == SpanKind::Decode && !equal_kinds {
+                active.made = active.made.max(Made::Mixed);
+            }
             if let (true, Some(chain)) = (member.draw, &mut active.chain) {
                 let logits = kept_logits.iter().find(|(id, _)| *id == active.id);
                 let id = chain.draw(logits.map_or(&[], |(_, l)| l));
@@ -992,7 +1113,9 @@ impl Scheduler {
             }
             let Some((row, token)) = token else {
                 let (done, total) = (active.fed, active.request.prompt.len());
-                let _ = active.events.unbounded_send(Event::Prompt { done, total });
+                if active.reply.is_empty() {
+                    let _ = active.events.unbounded_send(Event::Prompt { done, total });
+                }
                 if active.request.max_tokens == 0 && done == total {
                     active.finish = Some(Finish::Length);
                 }
@@ -1017,7 +1140,6 @@ impl Scheduler {
 
     /// Takes over the states that a step has frozen.
     fn keep(&mut self, frozen: Vec<(SequenceId, Frozen)>, logits: &[(u64, Arc<[f32]>)]) {
-        let equal_kinds = self.executor.device().describe().equal_kinds;
         for (sequence, frozen) in frozen {
             let begun = Instant::now();
             let Some(active) = self.active.iter_mut().find(|a| a.sequence == sequence) else {
@@ -1026,9 +1148,6 @@ impl Scheduler {
             };
             let (position, length) = (frozen.n_tokens(), active.request.prompt.len() as u32);
             if position > length {
-                if !equal_kinds {
-                    active.made = active.made.max(Made::Mixed);
-                }
                 active.recent.push(frozen);
                 active.thin_recent(&mut self.executor);
                 continue;
@@ -1044,6 +1163,7 @@ impl Scheduler {
 
     /// Reports those that have ended, and remembers how far they came.
     fn retire(&mut self) {
+        let n = self.active.len();
         let mut i = 0;
         while i < self.active.len() {
             let active = &self.active[i];
@@ -1081,6 +1201,7 @@ impl Scheduler {
                 reuse: active.reuse,
                 saved: active.saved,
                 save_time: active.save_time + ended.elapsed(),
+                parked: active.parked,
                 checkpoints: self.checkpoints.stats(&self.executor),
                 generated_tokens: active.reply.len(),
                 prompt_time: first - active.started,
@@ -1089,6 +1210,7 @@ impl Scheduler {
             };
             let _ = active.events.unbounded_send(Event::Done(report));
         }
+        self.crowded &= self.active.len() == n;
     }
 
     /// A step failed: its requests end with the error. Sequences are as they were before the step,

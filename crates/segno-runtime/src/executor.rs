@@ -10,7 +10,7 @@ use segno_ir::{
     Program, ProgramLimits, Rows, SlotId, Span, SpanKind, StateLayout, Step, Ticket, WeightSource,
 };
 
-use crate::image::{Fingerprint, Image, ImageError, ImageTable, Page, WeakPage};
+use crate::image::{Coming, Fingerprint, Image, ImageError, ImageTable, Page, WeakPage};
 use crate::ledger::{Ledger, LedgerError, Tier};
 use crate::pages::{Counted, Pages};
 
@@ -21,6 +21,9 @@ pub struct ExecutorOptions {
     pub n_ctx: u32,
     /// Sequences at once, idle ones included.
     pub n_sequences: u32,
+    /// Tokens whose keys and values all sequences have room for together, at least a whole context's; `None`: as many
+    /// contexts as sequences. With fewer, the [`Engine`](crate::Engine) parks requests when pages run out.
+    pub shared_tokens: Option<u32>,
     /// Rows in a step, at least [`PAGE_TOKENS`].
     pub max_rows: u32,
     /// Rows in a step whose outputs are wanted, beside one per sequence.
@@ -34,8 +37,12 @@ pub struct ExecutorOptions {
     pub checkpoint_bytes: Option<u64>,
     /// At least so many of them have a slot, whatever the bytes.
     pub checkpoint_slots: u32,
+    /// Bytes of the host's memory for checkpoints that the device has no room for.
+    pub checkpoint_ram: u64,
     /// Bytes that may be taken on the device; `None`: what the device says it has, if it does.
     pub memory_limit: Option<u64>,
+    /// Bytes that may be taken of the host's memory; `None`: no limit is known.
+    pub host_limit: Option<u64>,
 }
 
 impl Default for ExecutorOptions {
@@ -43,13 +50,16 @@ impl Default for ExecutorOptions {
         ExecutorOptions {
             n_ctx: 4096,
             n_sequences: 1,
+            shared_tokens: None,
             max_rows: 512,
             max_outputs: 0,
             k_type: KvType::F32,
             v_type: KvType::F32,
             checkpoint_bytes: None,
             checkpoint_slots: 0,
+            checkpoint_ram: 0,
             memory_limit: None,
+            host_limit: None,
         }
     }
 }
@@ -127,36 +137,79 @@ pub enum ExecutorError {
 #[must_use = "it is finished by Executor::finish"]
 pub struct Export {
     slot: Pending<Vec<f32>>,
+    /// What the slot's was, once it has come.
+    floats: Option<Result<Vec<f32>, DeviceError>>,
     tables: Vec<(u32, Vec<Coming>)>,
 }
 
-/// A page on its way to the host.
-enum Coming {
-    Here(Page),
-    /// With the ticket under which its bytes will be known, if it is full.
-    Read(PageId, Option<u64>, Pending<Vec<u8>>),
+impl Export {
+    /// The pages.
+    pub(crate) fn pages(&self) -> impl Iterator<Item = &Coming> {
+        self.tables.iter().flat_map(|(_, pages)| pages)
+    }
+
+    /// Whether there is nothing left to wait for.
+    pub(crate) fn is_here(&mut self) -> bool {
+        if self.floats.is_none() {
+            self.floats = self.slot.try_take();
+        }
+        self.floats.is_some() && self.pages().all(Coming::is_here)
+    }
+
+    /// Waits for the recurrent states, and the pages of each group.
+    pub(crate) fn wait(self, timeout: Duration) -> Result<(Vec<f32>, Vec<ImageTable>), DeviceError> {
+        let slot = match self.floats {
+            Some(floats) => floats?,
+            None => self.slot.wait(timeout)?,
+        };
+        let table = |(first, pages): (u32, Vec<Coming>)| {
+            let pages: Result<_, _> = pages.into_iter().map(|page| page.wait(timeout)).collect();
+            pages.map(|pages| ImageTable { first, pages })
+        };
+        Ok((slot, self.tables.into_iter().map(table).collect::<Result<_, _>>()?))
+    }
 }
 
 /// Full pages of the device whose bytes are also on the host: neither read twice nor written twice.
 #[derive(Default)]
 struct Copies {
-    of: HashMap<(usize, PageId), (u64, WeakPage)>,
-    /// Of pages that came from the host, by hash.
-    at: HashMap<(usize, u128), PageId>,
-    next: u64,
+    /// The copy of each, and the hash under which it is found.
+    of: HashMap<(usize, PageId), (WeakPage, Option<u128>)>,
+    /// By address of the copy.
+    at: HashMap<(usize, usize), PageId>,
+    /// By hash, of those that came from the host.
+    named: HashMap<(usize, u128), PageId>,
 }
 
 impl Copies {
-    fn add(&mut self, group: usize, id: PageId, page: &WeakPage) -> u64 {
-        self.next += 1;
-        self.of.insert((group, id), (self.next, page.clone()));
-        self.next
+    fn add(&mut self, group: usize, id: PageId, page: WeakPage, hash: Option<u128>) {
+        self.forget(group, id);
+        self.at.insert((group, page.address()), id);
+        hash.and_then(|hash| self.named.insert((group, hash), id));
+        self.of.insert((group, id), (page, hash));
+    }
+
+    /// The copy of a page of the device.
+    fn of(&self, group: usize, id: PageId) -> Option<Coming> {
+        self.of.get(&(group, id)).and_then(|(page, _)| page.upgrade())
+    }
+
+    /// The page of the device that has these bytes.
+    fn find(&self, group: usize, page: &Page) -> Option<PageId> {
+        let named = || self.named.get(&(group, page.known_hash()?));
+        self.at.get(&(group, page.downgrade().address())).or_else(named).copied()
     }
 
     /// The page changes, or is free.
     fn forget(&mut self, group: usize, id: PageId) {
-        if self.of.remove(&(group, id)).is_some() {
-            self.at.retain(|&(g, _), page| (g, *page) != (group, id));
+        let Some((page, hash)) = self.of.remove(&(group, id)) else { return };
+        // Another page may have the same bytes.
+        let at = (group, page.address());
+        if self.at.get(&at) == Some(&id) {
+            self.at.remove(&at);
+        }
+        if let Some(named) = hash.map(|hash| (group, hash)).filter(|named| self.named.get(named) == Some(&id)) {
+            self.named.remove(&named);
         }
     }
 }
@@ -204,6 +257,9 @@ fn seen(table: &PageTable, window: Option<u32>, n: u32) -> PageTable {
     let end = n.div_ceil(PAGE_TOKENS).max(first);
     PageTable { first, pages: table.pages[(first - table.first) as usize..(end - table.first) as usize].to_vec() }
 }
+
+/// The ledger's line of [`ExecutorOptions::checkpoint_ram`].
+const CHECKPOINT_RAM: &str = "checkpoints beside the device";
 
 /// Slots and pages for checkpoints, beside those of the sequences.
 struct CheckpointRoom {
@@ -285,10 +341,15 @@ impl Executor {
         layout.check().map_err(ExecutorError::Options)?;
         let per_sequence =
             |group: &segno_ir::KvGroup| group.pages_per_sequence(options.n_ctx, options.max_rows + in_flight);
+        let all_sequences = |group: &segno_ir::KvGroup| match (options.shared_tokens, group.window) {
+            (Some(tokens), None) => (tokens.div_ceil(PAGE_TOKENS) + options.n_sequences)
+                .clamp(per_sequence(group), options.n_sequences * per_sequence(group)),
+            _ => options.n_sequences * per_sequence(group),
+        };
         let mut plan = PoolPlan {
             // Each sequence has its state, and one that can still be undone for every step under way.
             slots: 1 + options.n_sequences * (1 + in_flight),
-            pages: layout.groups.iter().map(|g| options.n_sequences * per_sequence(g)).collect(),
+            pages: layout.groups.iter().map(all_sequences).collect(),
             layout,
         };
         let limits = ProgramLimits {
@@ -300,7 +361,7 @@ impl Executor {
         };
 
         let memory = options.memory_limit.or(device.describe().memory_bytes);
-        let mut ledger = Ledger::new(memory);
+        let mut ledger = Ledger::new(memory, options.host_limit);
         let needs = device.needs(graph, &limits);
         ledger.approve(Tier::Mapped, "weights in place", needs.mapped_bytes, "")?;
         ledger.approve(Tier::Device, "weights", needs.weight_bytes, "use a smaller quantisation or --device cpu")?;
@@ -316,6 +377,7 @@ impl Executor {
         let left = memory.map(|memory| memory - ledger.total(Tier::Device));
         let room = CheckpointRoom::plan(&plan.layout, &options, left);
         ledger.approve(Tier::Device, "checkpoints", room.bytes(&plan.layout), "lower --checkpoint-budget")?;
+        ledger.approve(Tier::Host, CHECKPOINT_RAM, options.checkpoint_ram, "lower --checkpoint-ram")?;
         plan.slots += room.slots;
         plan.pages.iter_mut().zip(&room.pages).for_each(|(pages, frozen)| *pages += frozen);
 
@@ -437,11 +499,14 @@ impl Executor {
     /// Whether a sequence of `n` tokens can be made of a frozen state: its own number, or a smaller one if there is
     /// no recurrent state and the pages that such a sequence sees are there.
     pub fn can_restore(&self, frozen: &Frozen, n: u32) -> bool {
+        self.can_cut(frozen.n, frozen.tables.iter().map(|table| table.first), n)
+    }
+
+    /// As [`can_restore`](Self::can_restore) for a state of `of` tokens whose tables begin with the pages `first`.
+    pub(crate) fn can_cut(&self, of: u32, first: impl Iterator<Item = u32>, n: u32) -> bool {
         let layout = &self.pool.plan().layout;
-        let covered =
-            |(group, table): (&segno_ir::KvGroup, &PageTable)| table.first * PAGE_TOKENS <= first_seen(group.window, n);
-        n == frozen.n
-            || (n < frozen.n && layout.recurrent.is_empty() && layout.groups.iter().zip(&frozen.tables).all(covered))
+        let covered = |(group, first): (&segno_ir::KvGroup, u32)| first * PAGE_TOKENS <= first_seen(group.window, n);
+        n == of || (n < of && layout.recurrent.is_empty() && layout.groups.iter().zip(first).all(covered))
     }
 
     /// A sequence that goes on from the first `n` tokens of a frozen state, which stays as it is.
@@ -483,41 +548,31 @@ impl Executor {
         let mut tables = Vec::with_capacity(frozen.tables.len());
         for (group, table) in frozen.tables.iter().enumerate() {
             let full = (frozen.n / PAGE_TOKENS).saturating_sub(table.first) as usize;
+            let bytes = self.pool.layout().groups[group].page_bytes;
             let pages = table.pages.iter().enumerate().map(|(i, &id)| {
-                if let Some(page) = self.copies.of.get(&(group, id)).and_then(|(_, page)| page.upgrade()) {
-                    return Coming::Here(page);
-                }
-                let ticket = (i < full).then(|| self.copies.add(group, id, &WeakPage::default()));
-                Coming::Read(id, ticket, self.pool.read_page(group, id))
+                self.copies.of(group, id).unwrap_or_else(|| {
+                    let page = Coming::new(bytes, self.pool.read_page(group, id));
+                    if i < full {
+                        self.copies.add(group, id, page.downgrade(), None);
+                    }
+                    page
+                })
             });
             tables.push((table.first, pages.collect()));
         }
-        Export { slot: self.pool.read_slot(frozen.slot), tables }
+        Export { slot: self.pool.read_slot(frozen.slot), floats: None, tables }
+    }
+
+    /// The pages of a frozen state: bytes, and the copy on the host if there is one.
+    pub(crate) fn pages_of(&self, frozen: &Frozen) -> Vec<(u64, Option<Coming>)> {
+        let groups = frozen.tables.iter().zip(&self.pool.layout().groups).enumerate();
+        let pages = groups.flat_map(|(i, (table, group))| table.pages.iter().map(move |&id| (i, id, group.page_bytes)));
+        pages.map(|(group, id, bytes)| (bytes as u64, self.copies.of(group, id))).collect()
     }
 
     /// Waits for an export: the recurrent states, and the pages of each group.
-    pub fn finish(&mut self, export: Export, timeout: Duration) -> Result<(Vec<f32>, Vec<ImageTable>), DeviceError> {
-        let slot = export.slot.wait(timeout)?;
-        let mut tables = Vec::with_capacity(export.tables.len());
-        for (group, (first, coming)) in export.tables.into_iter().enumerate() {
-            let mut pages = Vec::with_capacity(coming.len());
-            for page in coming {
-                pages.push(match page {
-                    Coming::Here(page) => page,
-                    Coming::Read(id, ticket, bytes) => {
-                        let page = Page::from(Arc::<[u8]>::from(bytes.wait(timeout)?));
-                        // Unless the page was written or freed since.
-                        match self.copies.of.get_mut(&(group, id)) {
-                            Some(known) if Some(known.0) == ticket => known.1 = page.downgrade(),
-                            _ => {}
-                        }
-                        page
-                    }
-                });
-            }
-            tables.push(ImageTable { first, pages });
-        }
-        Ok((slot, tables))
+    pub fn finish(&self, export: Export, timeout: Duration) -> Result<(Vec<f32>, Vec<ImageTable>), DeviceError> {
+        export.wait(timeout)
     }
 
     /// Takes a state from the host. All of it is checked before anything is written; pages that are there already are
@@ -553,7 +608,7 @@ impl Executor {
         for (group, table) in image.tables.iter().enumerate() {
             for (i, page) in (table.first..).zip(&table.pages) {
                 let written = (frozen.n - i * PAGE_TOKENS).min(PAGE_TOKENS);
-                let there = self.copies.at.get(&(group, page.hash())).copied().filter(|_| written == PAGE_TOKENS);
+                let there = self.copies.find(group, page).filter(|_| written == PAGE_TOKENS);
                 let id = match there {
                     Some(id) => {
                         self.pages[group].counted.share(id.0);
@@ -566,8 +621,7 @@ impl Executor {
                 if there.is_none() {
                     self.pool.write_page(group, id, page)?;
                     if written == PAGE_TOKENS {
-                        self.copies.add(group, id, &page.downgrade());
-                        self.copies.at.insert((group, page.hash()), id);
+                        self.copies.add(group, id, page.downgrade(), page.known_hash());
                     }
                 }
             }
@@ -609,6 +663,11 @@ impl Executor {
     /// Bytes that were planned for checkpoints.
     pub fn checkpoint_bytes(&self) -> u64 {
         self.ledger.bytes("checkpoints")
+    }
+
+    /// Bytes of the host's memory that were planned for them.
+    pub fn checkpoint_ram(&self) -> u64 {
+        self.ledger.bytes(CHECKPOINT_RAM)
     }
 
     /// States that can be frozen in slots of their own.

@@ -6,10 +6,11 @@
 use std::fmt;
 use std::io::{self, Write};
 use std::ops::{Deref, Range};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Duration;
 
 use half::bf16;
-use segno_ir::{Graph, PAGE_TOKENS, StateLayout, WeightSource};
+use segno_ir::{DeviceError, Graph, PAGE_TOKENS, Pending, StateLayout, WeightSource};
 use twox_hash::XxHash3_128;
 
 /// A row of a context: a token, or an embedded row's content hash with the top bit set.
@@ -151,8 +152,11 @@ impl Precision {
 pub struct Page(Arc<PageInner>);
 
 struct PageInner {
-    bytes: Bytes,
-    range: Range<usize>,
+    /// Always there in a [`Page`].
+    bytes: OnceLock<Result<(Bytes, Range<usize>), DeviceError>>,
+    /// Until they are.
+    coming: Mutex<Option<Pending<Vec<u8>>>>,
+    len: usize,
     hash: OnceLock<u128>,
 }
 
@@ -162,7 +166,8 @@ pub type Bytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
 impl Page {
     /// A part of a file, which must be within it. The file stays mapped while the page lives.
     fn within(bytes: &Bytes, range: Range<usize>) -> Self {
-        Page(Arc::new(PageInner { bytes: bytes.clone(), range, hash: OnceLock::new() }))
+        let (len, bytes) = (range.len(), OnceLock::from(Ok((bytes.clone(), range))));
+        Page(Arc::new(PageInner { bytes, coming: Mutex::default(), len, hash: OnceLock::new() }))
     }
 
     /// Finds the bytes again while somebody holds them.
@@ -174,15 +179,92 @@ impl Page {
     pub fn hash(&self) -> u128 {
         *self.0.hash.get_or_init(|| checksum(self))
     }
+
+    /// The hash, if somebody has asked for it before.
+    pub(crate) fn known_hash(&self) -> Option<u128> {
+        self.0.hash.get().copied()
+    }
+
+    /// Whether nobody else holds these bytes.
+    pub(crate) fn is_alone(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
+}
+
+/// A page whose bytes may still be on their way to the host. Whoever wants them first takes them.
+#[derive(Clone)]
+pub(crate) struct Coming(Arc<PageInner>);
+
+impl Coming {
+    /// A page of `len` bytes.
+    pub fn new(len: usize, bytes: Pending<Vec<u8>>) -> Self {
+        let coming = Mutex::new(Some(bytes));
+        Coming(Arc::new(PageInner { bytes: OnceLock::new(), coming, len, hash: OnceLock::new() }))
+    }
+
+    fn pending(&self) -> MutexGuard<'_, Option<Pending<Vec<u8>>>> {
+        self.0.coming.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fill(&self, bytes: Result<Vec<u8>, DeviceError>) {
+        let whole = |bytes: Vec<u8>| {
+            let range = 0..bytes.len();
+            (Arc::new(bytes) as Bytes, range)
+        };
+        self.0.bytes.get_or_init(|| bytes.map(whole));
+    }
+
+    /// Whether there is nothing left to wait for.
+    pub fn is_here(&self) -> bool {
+        let mut pending = self.pending();
+        if let Some(bytes) = pending.as_mut().and_then(Pending::try_take) {
+            self.fill(bytes);
+            *pending = None;
+        }
+        pending.is_none()
+    }
+
+    /// Waits for the bytes.
+    pub fn wait(self, timeout: Duration) -> Result<Page, DeviceError> {
+        let mut pending = self.pending();
+        if let Some(bytes) = pending.take() {
+            self.fill(bytes.wait(timeout));
+        }
+        drop(pending);
+        match self.0.bytes.get() {
+            Some(Err(error)) => Err(error.clone()),
+            _ => Ok(Page(self.0)),
+        }
+    }
+
+    /// Bytes that it has or will have.
+    pub fn len(&self) -> usize {
+        self.0.len
+    }
+
+    pub fn downgrade(&self) -> WeakPage {
+        WeakPage(Arc::downgrade(&self.0))
+    }
 }
 
 /// A page that somebody else may hold.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct WeakPage(Weak<PageInner>);
 
 impl WeakPage {
-    pub fn upgrade(&self) -> Option<Page> {
-        self.0.upgrade().map(Page)
+    /// The page, unless nobody holds it any more or its bytes could not be had.
+    pub fn upgrade(&self) -> Option<Coming> {
+        self.0.upgrade().filter(|page| !matches!(page.bytes.get(), Some(Err(_)))).map(Coming)
+    }
+
+    /// Whether somebody holds it.
+    pub fn is_held(&self) -> bool {
+        self.0.strong_count() > 0
+    }
+
+    /// Names the page as long as this is kept.
+    pub fn address(&self) -> usize {
+        self.0.as_ptr().addr()
     }
 }
 
@@ -197,7 +279,11 @@ impl Deref for Page {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &(*self.0.bytes).as_ref()[self.0.range.clone()]
+        match self.0.bytes.get() {
+            Some(Ok((bytes, range))) => &(**bytes).as_ref()[range.clone()],
+            // No page is made of these.
+            _ => &[],
+        }
     }
 }
 
@@ -633,6 +719,17 @@ pub enum Pages {
 pub type FetchPage<'a> = &'a mut dyn FnMut(u128, usize) -> Result<Page, ImageError>;
 
 impl Image {
+    /// Bytes that it holds beside its pages.
+    pub(crate) fn own_bytes(&self) -> u64 {
+        let floats = self.slot.len() + self.logits.as_ref().map_or(0, |logits| logits.len());
+        (floats * size_of::<f32>() + self.keys.len() * size_of::<Key>()) as u64
+    }
+
+    /// All its pages.
+    pub(crate) fn pages(&self) -> impl Iterator<Item = &Page> {
+        self.tables.iter().flat_map(|table| &table.pages)
+    }
+
     /// How a file of this image has its states: once they are rounded, they stay so.
     pub(crate) fn stored_as(&self, precision: Precision) -> Precision {
         match self.precision {

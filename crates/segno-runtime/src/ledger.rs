@@ -7,6 +7,8 @@ use std::fmt;
 pub enum Tier {
     /// The device's memory (the host's, for the CPU).
     Device,
+    /// The host's memory.
+    Host,
     /// The mapped model file: read in place, given back by the system when memory is short.
     Mapped,
 }
@@ -15,6 +17,7 @@ impl fmt::Display for Tier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Tier::Device => "device",
+            Tier::Host => "host",
             Tier::Mapped => "mapped file",
         })
     }
@@ -53,13 +56,14 @@ pub struct LedgerError {
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
     device_limit: Option<u64>,
+    host_limit: Option<u64>,
     entries: Vec<Entry>,
 }
 
 impl Ledger {
-    /// A ledger that refuses more than `device_limit` bytes on the device; `None`: no limit known.
-    pub fn new(device_limit: Option<u64>) -> Self {
-        Ledger { device_limit, entries: Vec::new() }
+    /// A ledger that refuses more than so many bytes on the device and of the host's; `None`: no limit known.
+    pub fn new(device_limit: Option<u64>, host_limit: Option<u64>) -> Self {
+        Ledger { device_limit, host_limit, entries: Vec::new() }
     }
 
     /// Approves `bytes` for `purpose`, or refuses and names the flag that would help.
@@ -70,8 +74,13 @@ impl Ledger {
         bytes: u64,
         hint: &'static str,
     ) -> Result<(), LedgerError> {
-        if let (Tier::Device, Some(limit)) = (tier, self.device_limit) {
-            let left = limit.saturating_sub(self.total(Tier::Device));
+        let limit = match tier {
+            Tier::Device => self.device_limit,
+            Tier::Host => self.host_limit,
+            Tier::Mapped => None,
+        };
+        if let Some(limit) = limit {
+            let left = limit.saturating_sub(self.total(tier));
             if bytes > left {
                 return Err(LedgerError { purpose, bytes, left, limit, tier, hint });
             }
@@ -114,7 +123,7 @@ mod tests {
 
     #[test]
     fn refuses_what_does_not_fit_and_names_the_flag() {
-        let mut ledger = Ledger::new(Some(100));
+        let mut ledger = Ledger::new(Some(100), Some(10));
         ledger.approve(Tier::Device, "weights", 60, "use a smaller model").unwrap();
         ledger.approve(Tier::Mapped, "weights in place", 1000, "").unwrap();
         let error = ledger.approve(Tier::Device, "keys and values", 41, "lower -c").unwrap_err();
@@ -122,5 +131,7 @@ mod tests {
         assert!(error.to_string().contains("lower -c"), "{error}");
         ledger.approve(Tier::Device, "keys and values", 40, "lower -c").unwrap();
         assert_eq!(ledger.total(Tier::Device), 100);
+        let error = ledger.approve(Tier::Host, "checkpoints", 11, "lower --checkpoint-ram").unwrap_err();
+        assert_eq!((error.left, error.tier), (10, Tier::Host));
     }
 }

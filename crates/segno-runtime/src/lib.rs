@@ -22,11 +22,12 @@ mod hybrid;
 pub mod image;
 mod ledger;
 mod pages;
+mod ram;
 mod sampler;
 pub mod store;
 mod tree;
 
-pub use checkpoints::{CheckpointMode, CheckpointOptions, CheckpointStats, Reuse, Why};
+pub use checkpoints::{CheckpointMode, CheckpointOptions, CheckpointStats, Place, Reuse, Why};
 pub use engine::{EmbeddedRow, Engine, EngineOptions, Event, Finish, Generation, Report, Request, RequestError};
 pub use executor::{Executor, ExecutorError, ExecutorOptions, Export, Frozen, Issued, SequenceId, Work};
 pub use ledger::{Entry, Ledger, LedgerError, Tier};

@@ -83,7 +83,7 @@ struct Shared {
 }
 
 enum Job {
-    Save(Box<Image>),
+    Save(Arc<Image>),
     /// Was loaded.
     Touch(ImageId),
     /// Was refused, with the pages that were.
@@ -662,7 +662,8 @@ impl Store {
 
     /// Hands an image to the writer; says whether it took it. Never waits: an image that finds the queue full, or
     /// that is of another model than the store, is dropped with a line in the log.
-    pub fn save(&self, image: Image) -> bool {
+    pub fn save(&self, image: impl Into<Arc<Image>>) -> bool {
+        let image = image.into();
         let id = name_of(image.fingerprint, &image.keys);
         if image.fingerprint != self.shared.fingerprint {
             log::warn!("a checkpoint of another model is not kept");
@@ -677,7 +678,12 @@ impl Store {
             log::warn!("a checkpoint of {n} tokens is not kept: the disk is slower than they come");
             return false;
         }
-        self.send(Job::Save(Box::new(image)))
+        self.send(Job::Save(image))
+    }
+
+    /// Whether nothing waits to be written.
+    pub fn is_idle(&self) -> bool {
+        self.waiting.load(Ordering::Acquire) == 0
     }
 
     /// Waits until all that was handed over is written.

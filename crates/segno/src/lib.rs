@@ -30,8 +30,8 @@ pub use segno_ir::Cancel;
 pub use segno_runtime::image::Precision;
 pub use segno_runtime::store::StoreOptions;
 pub use segno_runtime::{
-    CheckpointMode, CheckpointOptions, CheckpointStats, ExecutorError, Finish, Report, RequestError, Reuse, Sampler,
-    Sampling, SamplingError, Why,
+    CheckpointMode, CheckpointOptions, CheckpointStats, ExecutorError, Finish, Place, Report, RequestError, Reuse,
+    Sampler, Sampling, SamplingError, Why,
 };
 pub use segno_text::{EncodeOptions, Message, Tokenizer};
 

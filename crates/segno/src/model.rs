@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use segno_gguf::{Gguf, Value};
-use segno_ir::{Device, KvType};
+use segno_ir::{Device, DeviceKind, KvType};
 use segno_runtime::store::{Store, StoreOptions};
 use segno_runtime::{
     CheckpointMode, CheckpointOptions, Engine, EngineOptions, Executor, ExecutorOptions, Sampler, Sampling,
@@ -52,6 +52,9 @@ pub struct LoadOptions {
     pub checkpoints: CheckpointOptions,
     /// Bytes that this may hold on the device; `None`: about two contexts' worth.
     pub checkpoint_bytes: Option<u64>,
+    /// Bytes of the host's memory for what the device has no room for; `None`: a quarter of what is free beside a
+    /// device with memory of its own, nothing beside others.
+    pub checkpoint_ram: Option<u64>,
     /// A folder where they outlive the program, and how it is used. Nothing but f32 is taken with
     /// [`CheckpointOptions::exact`].
     pub store: Option<(PathBuf, StoreOptions)>,
@@ -69,6 +72,7 @@ impl Default for LoadOptions {
             v_type: KvType::F32,
             checkpoints: CheckpointOptions::default(),
             checkpoint_bytes: None,
+            checkpoint_ram: None,
             store: None,
         }
     }
@@ -190,17 +194,24 @@ impl Model {
             CheckpointMode::Hybrid { interval, slots } => slots.saturating_add(4 + batch / interval.max(1)),
             _ => 0,
         };
+        let described = device.describe().clone();
+        let free = segno_cpu::free_memory();
+        let checkpoint_ram = match options.checkpoints.mode {
+            CheckpointMode::Tree if described.kind == DeviceKind::DiscreteGpu => free.unwrap_or(0) / 4,
+            _ => 0,
+        };
         let executor_options = ExecutorOptions {
             n_ctx,
             n_sequences: options.sequences,
             max_rows: batch,
             checkpoint_bytes: options.checkpoint_bytes,
             checkpoint_slots,
+            checkpoint_ram: options.checkpoint_ram.unwrap_or(checkpoint_ram),
+            host_limit: free,
             k_type: options.k_type,
             v_type: options.v_type,
             ..ExecutorOptions::default()
         };
-        let described = device.describe().clone();
         log::info!("device: {} ({}, {})", described.name, described.backend, described.driver);
         let executor = self.executor(device, executor_options)?;
         for line in executor.ledger().to_string().lines() {

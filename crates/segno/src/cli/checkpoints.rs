@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use segno::{CheckpointMode, CheckpointOptions, LoadOptions, Model, Precision, Report, StoreOptions};
+use segno::{CheckpointMode, CheckpointOptions, LoadOptions, Model, Place, Precision, Report, StoreOptions};
 
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
 enum Mode {
@@ -29,6 +29,10 @@ pub struct CheckpointArgs {
     /// Memory for checkpoints on the device: bytes, with K, M or G, or auto: two contexts' worth
     #[arg(long, default_value = "auto", value_name = "BYTES", value_parser = bytes)]
     checkpoint_budget: Budget,
+    /// The host's memory for what the device has no room for: bytes, with K, M or G, 0, or auto: a quarter of what is
+    /// free, if the device is a GPU with memory of its own
+    #[arg(long, default_value = "auto", value_name = "BYTES", value_parser = bytes)]
+    checkpoint_ram: Budget,
     /// Keep checkpoints in this folder too: they outlive the program. As private as what is said
     #[arg(long, value_name = "DIR")]
     checkpoint_dir: Option<PathBuf>,
@@ -86,6 +90,11 @@ impl CheckpointArgs {
         };
         options.checkpoints = CheckpointOptions { mode, interval, exact: self.exact, ..Default::default() };
         options.checkpoint_bytes = self.checkpoint_budget.0;
+        options.checkpoint_ram = self.checkpoint_ram.0;
+        anyhow::ensure!(
+            mode == CheckpointMode::Tree || options.checkpoint_ram.is_none_or(|bytes| bytes == 0),
+            "--checkpoint-ram is for the tree: leave --checkpoints off and --hybridcheckpointslots away"
+        );
         let precision = match self.checkpoint_compress {
             Compress::Off => Precision::F32,
             Compress::Bf16 => Precision::Bf16,
@@ -124,7 +133,11 @@ pub fn explain(model: &Model, prompt: &[u32], report: &Report) -> String {
     );
     if let Some(why) = reuse.why {
         let took = reuse.restore_time.as_secs_f64() * 1e3;
-        let _ = write!(text, "; restored at {} ({why}, {:?}) in {took:.2} ms", reuse.restored_at, reuse.made);
+        let _ = write!(text, "; restored at {} ({why}, {:?}", reuse.restored_at, reuse.made);
+        if reuse.place != Place::Device {
+            let _ = write!(text, ", from {}", reuse.place);
+        }
+        let _ = write!(text, ") in {took:.2} ms");
     }
     if reuse.common < report.prompt_tokens && reuse.common > 0 {
         let around = |range: std::ops::Range<usize>| {
@@ -138,14 +151,18 @@ pub fn explain(model: &Model, prompt: &[u32], report: &Report) -> String {
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     let _ = write!(
         text,
-        "\n{} checkpoints saved in {:.2} ms; {} in all: {:.1} of {:.1} MiB on the device, {:.1} MiB of logits on the host",
+        "\n{} checkpoints saved in {:.2} ms; {} on the device: {:.1} of {:.1} MiB, {:.1} MiB of logits on the host",
         report.saved,
         report.save_time.as_secs_f64() * 1e3,
-        stats.count,
+        stats.on_device,
         mib(stats.device_bytes),
         mib(stats.budget),
         mib(stats.host_bytes)
     );
+    if stats.ram_budget > 0 {
+        let (bytes, budget) = (mib(stats.ram_bytes), mib(stats.ram_budget));
+        let _ = write!(text, "; {} in the host's memory: {bytes:.1} of {budget:.1} MiB", stats.in_ram);
+    }
     if stats.on_disk.1 > 0 {
         let _ = write!(text, "; {} in the folder of {:.1} MiB", stats.on_disk.0, mib(stats.on_disk.1));
     }

@@ -1,0 +1,294 @@
+//! Failures of one request, or of the device, harm nothing else: what is parked, refused or broken off leaves the tree
+//! and the others' replies as they would have been.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use segno_cpu::{CpuDevice, CpuOptions};
+use segno_gguf::Gguf;
+use segno_ir::sample::{SampleParams, SampleRow, philox};
+use segno_ir::{
+    Capabilities, Device, DeviceError, Graph, Needs, Op, Output, Pending, Pool, PoolPlan, Program, ProgramLimits, Rows,
+    Step, Support, Ticket, WeightDecl, WeightSource, Weights,
+};
+use segno_models::Model;
+use segno_runtime::adversary::Adversary;
+use segno_runtime::{
+    CheckpointMode, CheckpointOptions, Engine, EngineOptions, Executor, ExecutorOptions, Report, Request, RequestError,
+    Sampling,
+};
+
+/// Recurrent with attention, convolutions with attention, windows, attention alone.
+const FILES: &[&str] =
+    &["qwen35/model-q8_0.gguf", "lfm2/model-f16.gguf", "gemma3/model-f16.gguf", "llama/model-f32.gguf"];
+
+fn model(file: &str) -> Model {
+    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures")).join(file);
+    segno_models::build(&Gguf::open(path).expect("opens")).expect("builds")
+}
+
+fn cpu() -> Arc<dyn Device> {
+    Arc::new(CpuDevice::new(CpuOptions { threads: Some(1), ..CpuOptions::default() }))
+}
+
+fn adversary() -> Arc<dyn Device> {
+    Arc::new(Adversary::new(cpu()))
+}
+
+fn tokens(model: &Model, n: usize, seed: u32) -> Vec<u32> {
+    (0..n as u32).map(|i| philox([i, seed, 0, 0], [7, 10])[0] % model.graph.n_tokens() as u32).collect()
+}
+
+fn engine_with(model: &Model, device: Arc<dyn Device>, executor: ExecutorOptions, options: EngineOptions) -> Engine {
+    let executor = ExecutorOptions { n_ctx: 512, max_rows: 128, checkpoint_slots: 40, ..executor };
+    let executor = Executor::load(device, &model.graph, model.source.clone(), executor).expect("loads");
+    Engine::start(executor, model.graph.n_tokens(), options)
+}
+
+fn engine(model: &Model, device: Arc<dyn Device>, n_sequences: u32) -> Engine {
+    let options = ExecutorOptions { n_sequences, checkpoint_bytes: Some(16 << 20), ..Default::default() };
+    engine_with(model, device, options, EngineOptions::default())
+}
+
+fn request(prompt: &[u32], max_tokens: usize, seed: u64) -> Request {
+    let params = SampleParams { temperature: 1.0, seed, ..SampleParams::default() };
+    Request { prompt: prompt.to_vec(), max_tokens, params, ..Request::default() }
+}
+
+fn on_host(request: Request) -> Request {
+    // Penalties and mirostat: the chain's state depends on all that it has drawn.
+    let sampling = Sampling { temperature: 1.0, penalty_repeat: 1.3, mirostat: 2, ..Sampling::default() };
+    Request { host: Some(sampling), ..request }
+}
+
+fn generate(engine: &Engine, request: Request) -> (Vec<u32>, Report) {
+    engine.generate(request).collect_blocking().expect("a reply")
+}
+
+#[test]
+fn parked_and_resumed_is_what_each_gives_alone() {
+    for file in FILES {
+        let model = model(file);
+        let requests: Vec<Request> = (0..5)
+            .map(|i| {
+                let request = request(&tokens(&model, 60 + 35 * i, i as u32), 90, i as u64);
+                if i % 2 == 0 { request } else { on_host(request) }
+            })
+            .collect();
+        for (mode, device) in [(CheckpointMode::Tree, adversary()), (CheckpointMode::Off, cpu())] {
+            let alone = engine(&model, device.clone(), 1);
+            let alone: Vec<Vec<u32>> =
+                requests.iter().map(|r| generate(&alone, Request { forget: true, ..r.clone() }).0).collect();
+            // All together need about 1,000 tokens.
+            let bytes = Some(0);
+            let options = ExecutorOptions {
+                n_sequences: 4,
+                shared_tokens: Some(512),
+                checkpoint_bytes: bytes,
+                ..Default::default()
+            };
+            let checkpoints = CheckpointOptions { mode, ..Default::default() };
+            let together = engine_with(&model, device, options, EngineOptions { checkpoints, ..Default::default() });
+            let before = together.free().expect("runs");
+            let generations: Vec<_> = requests.iter().map(|r| together.generate(r.clone())).collect();
+            let mut parked = 0;
+            for ((generation, alone), request) in generations.into_iter().zip(&alone).zip(&requests) {
+                let (reply, report) = generation.collect_blocking().expect("a reply");
+                assert!(reply == *alone, "{file}, {mode:?}: another reply, parked {} times", report.parked);
+                assert_eq!((reply.len(), report.prompt_tokens), (90, request.prompt.len()));
+                parked += report.parked;
+            }
+            assert!(parked > 0, "{file}, {mode:?}: there were enough pages for all");
+            together.forget().expect("runs");
+            assert_eq!(together.free().expect("runs"), before, "{file}, {mode:?}: a slot or page leaked");
+        }
+    }
+}
+
+#[test]
+fn the_queue_is_bounded_and_what_is_refused_changes_nothing() {
+    let model = model(FILES[0]);
+    let options = EngineOptions { max_queued: 2, ..Default::default() };
+    let engine = engine_with(&model, cpu(), ExecutorOptions::default(), options);
+    let prompt = tokens(&model, 200, 1);
+    let (reply, _) = generate(&engine, request(&prompt, 10, 1));
+    let before = (engine.checkpoints().expect("runs"), engine.free().expect("runs"));
+    let refused = |request: Request| engine.generate(request).collect_blocking().expect_err("refused");
+    let long = refused(request(&tokens(&model, 600, 2), 10, 1)).to_string();
+    assert!(long.contains("600 tokens") && long.contains("512") && long.contains("-c"), "{long}");
+    assert!(matches!(refused(request(&[], 10, 1)), RequestError::EmptyPrompt));
+    assert!(matches!(refused(request(&[u32::MAX], 10, 1)), RequestError::Token { .. }));
+    let mad = Sampling { temperature: f32::NAN, ..Sampling::default() };
+    assert!(matches!(refused(Request { host: Some(mad), ..request(&prompt, 10, 1) }), RequestError::Sampling(_)));
+    assert_eq!((engine.checkpoints().expect("runs"), engine.free().expect("runs")), before);
+    // One runs, two wait, the rest hear why not.
+    let many: Vec<_> = (0..6).map(|i| engine.generate(request(&tokens(&model, 100, 10 + i), 60, 1))).collect();
+    let results: Vec<_> = many.into_iter().map(|g| g.collect_blocking().map(|(reply, _)| reply.len())).collect();
+    let refused: Vec<String> = results.iter().filter_map(|r| r.as_ref().err()).map(ToString::to_string).collect();
+    assert!(!refused.is_empty() && refused.iter().all(|r| r.contains("2 requests are waiting")), "{results:?}");
+    assert!(results.iter().filter(|r| matches!(r, Ok(60))).count() >= 2, "{results:?}");
+    let (again, report) = generate(&engine, request(&prompt, 10, 1));
+    assert_eq!((again, report.reused_tokens), (reply, 200));
+}
+
+// ---- a device that fails --------------------------------------------------------------------------------------------
+
+/// Where the next fault is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum At {
+    Forward,
+    Sample,
+    /// What was drawn never comes.
+    Ticket,
+    Read,
+}
+
+/// Calls of each kind until one fails; negative: none does.
+#[derive(Default)]
+struct Faults {
+    left: [AtomicI64; 4],
+    lost: std::sync::atomic::AtomicBool,
+}
+
+impl Faults {
+    /// The `n`-th call from now on fails.
+    fn set(&self, at: At, n: i64) {
+        self.left[at as usize].store(n, Ordering::SeqCst);
+    }
+
+    fn check(&self, at: At) -> Result<(), DeviceError> {
+        if self.lost.load(Ordering::SeqCst) {
+            return Err(DeviceError::Lost { device: "test".into(), reason: "unplugged".into() });
+        }
+        match self.left[at as usize].fetch_sub(1, Ordering::SeqCst) {
+            1 => Err(DeviceError::Invalid("a fault of the test".into())),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Wraps a device whose programs fail when told to.
+struct Faulty {
+    inner: Arc<dyn Device>,
+    faults: Arc<Faults>,
+}
+
+struct FaultyProgram {
+    inner: Box<dyn Program>,
+    faults: Arc<Faults>,
+}
+
+impl Program for FaultyProgram {
+    fn forward(&mut self, step: &Step) -> Result<Rows, DeviceError> {
+        self.faults.check(At::Forward)?;
+        self.inner.forward(step)
+    }
+
+    fn sample(&mut self, rows: &Rows, requests: &[SampleRow]) -> Result<Ticket, DeviceError> {
+        self.faults.check(At::Sample)?;
+        let ticket = self.inner.sample(rows, requests)?;
+        match self.faults.check(At::Ticket) {
+            Ok(()) => Ok(ticket),
+            Err(error) => Ok(Ticket { id: ticket.id, tokens: Pending::failed(error) }),
+        }
+    }
+
+    fn read(&mut self, rows: &Rows, output: Output, first: u32, n: u32) -> Pending<Vec<f32>> {
+        match self.faults.check(At::Read) {
+            Ok(()) => self.inner.read(rows, output, first, n),
+            Err(error) => Pending::failed(error),
+        }
+    }
+}
+
+impl Device for Faulty {
+    fn describe(&self) -> &Capabilities {
+        self.inner.describe()
+    }
+
+    fn supports(&self, op: &Op, weights: &[WeightDecl]) -> Support {
+        self.inner.supports(op, weights)
+    }
+
+    fn needs(&self, graph: &Graph, limits: &ProgramLimits) -> Needs {
+        self.inner.needs(graph, limits)
+    }
+
+    fn weights(&self, source: Arc<dyn WeightSource>, graph: &Graph) -> Result<Arc<dyn Weights>, DeviceError> {
+        self.inner.weights(source, graph)
+    }
+
+    fn pool(&self, plan: &PoolPlan) -> Result<Arc<dyn Pool>, DeviceError> {
+        self.inner.pool(plan)
+    }
+
+    fn compile(
+        &self,
+        graph: &Graph,
+        weights: &Arc<dyn Weights>,
+        pool: &Arc<dyn Pool>,
+        limits: &ProgramLimits,
+    ) -> Result<Box<dyn Program>, DeviceError> {
+        let inner = self.inner.compile(graph, weights, pool, limits)?;
+        Ok(Box::new(FaultyProgram { inner, faults: self.faults.clone() }))
+    }
+}
+
+#[test]
+fn after_a_fault_the_conversation_goes_on_from_the_tree() {
+    for file in FILES {
+        let model = model(file);
+        for inner in [cpu(), adversary()] {
+            let faults = Arc::new(Faults::default());
+            let device = Arc::new(Faulty { inner, faults: faults.clone() });
+            let engine = engine(&model, device, 2);
+            let before = engine.free().expect("runs");
+            let first = tokens(&model, 250, 1);
+            let (reply, _) = generate(&engine, request(&first, 20, 1));
+            let next = [&first[..], &reply, &tokens(&model, 150, 2)].concat();
+            let make = |host: bool| if host { on_host(request(&next, 30, 2)) } else { request(&next, 30, 2) };
+            let cold = [false, true].map(|host| generate(&engine, Request { forget: true, ..make(host) }).0);
+            // In the prompt, at its end, in the reply.
+            let kinds = [(At::Forward, false), (At::Sample, false), (At::Ticket, false), (At::Read, true)];
+            for (at, host) in kinds {
+                for n in [1, 2, 3, 7, 20] {
+                    faults.set(at, n);
+                    let beside = engine.generate(request(&tokens(&model, 40, 3), 40, 3));
+                    let failed = engine.generate(make(host)).collect_blocking();
+                    let beside = beside.collect_blocking();
+                    let error = [failed.err(), beside.err()].into_iter().flatten().next();
+                    let error = error.unwrap_or_else(|| panic!("{file}: no fault at {at:?} {n}")).to_string();
+                    assert!(error.contains("a fault of the test"), "{error}");
+                    faults.set(at, -1);
+                    let (warm, report) = generate(&engine, make(host));
+                    assert!(warm == cold[usize::from(host)], "{file}: another reply after {at:?} {n}");
+                    assert!(report.reused_tokens >= 269, "{file}, {at:?} {n}: went on from {}", report.reused_tokens);
+                }
+            }
+            engine.forget().expect("runs");
+            assert_eq!(engine.free().expect("runs"), before, "{file}: a slot or page leaked");
+        }
+    }
+}
+
+#[test]
+fn a_lost_device_ends_all_requests_with_its_reason() {
+    let model = model(FILES[0]);
+    for inner in [cpu(), adversary()] {
+        let faults = Arc::new(Faults::default());
+        let device = Arc::new(Faulty { inner, faults: faults.clone() });
+        let engine = engine(&model, device, 1);
+        generate(&engine, request(&tokens(&model, 100, 1), 5, 1));
+        faults.lost.store(true, Ordering::SeqCst);
+        let all: Vec<_> = (0..3).map(|i| engine.generate(request(&tokens(&model, 100, 5 + i), 50, 1))).collect();
+        for generation in all {
+            let error = generation.collect_blocking().expect_err("lost").to_string();
+            assert!(error.contains("was lost (unplugged)") && error.contains("--device cpu"), "{error}");
+        }
+        // The engine still answers.
+        let later = engine.generate(request(&[1, 2, 3], 5, 1)).collect_blocking().expect_err("lost").to_string();
+        assert!(later.contains("was lost"), "{later}");
+        assert!(engine.checkpoints().expect("runs").count > 0);
+    }
+}
