@@ -886,7 +886,7 @@ impl Checkpoints {
             let keep = entry.pinned
                 || matches!(entry.why, Why::Head | Why::Interval)
                 || (anchor && anchors < ANCHORS)
-                || (entry.why == Why::Recent && position + PAGE_TOKENS > length)
+                || (entry.why == Why::Recent && position + 2 * PAGE_TOKENS > length)
                 || (entry.why == Why::Tail && prompt_end == Some(position + 32))
                 || (entry.hits > 0 && entry.used + 4 > self.clock)
                 || next == u32::MAX

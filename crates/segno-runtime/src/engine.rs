@@ -552,7 +552,8 @@ impl Active {
     /// powers of two, so that going back by `r` tokens replays fewer than `r`.
     fn thin_recent(&mut self, executor: &mut Executor) {
         let Some(last) = self.recent.last().map(Frozen::n_tokens) else { return };
-        let kept = |n: u32| n.is_multiple_of(PAGE_TOKENS) || n.is_multiple_of(1 << (last - n).max(1).ilog2());
+        let step = |distance: u32| 1 << distance.max(2).ilog2() >> 1;
+        let kept = |n: u32| n.is_multiple_of(PAGE_TOKENS) || n.is_multiple_of(step(last - n));
         let (kept, dropped) = std::mem::take(&mut self.recent).into_iter().partition(|f| kept(f.n_tokens()));
         self.recent = kept;
         let dropped: Vec<Frozen> = dropped;
@@ -611,6 +612,7 @@ impl Scheduler {
         let slots_each = executor.checkpoint_slots() / executor.options().n_sequences as usize;
         let keeps_recent = options.checkpoints.mode == CheckpointMode::Tree
             && !executor.is_rewindable()
+            && (executor.device().describe().equal_kinds || !options.checkpoints.exact)
             && slots_each >= 3 * PAGE_TOKENS.ilog2() as usize;
         Scheduler {
             checkpoints: Checkpoints::new(

@@ -3,19 +3,23 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use segno_cpu::{CpuDevice, CpuOptions};
 use segno_gguf::Gguf;
-use segno_ir::sample::{SampleParams, philox};
-use segno_ir::{Cancel, Device, Input, Output, SpanKind};
+use segno_ir::sample::{SampleParams, SampleRow, philox};
+use segno_ir::{
+    Cancel, Capabilities, Device, DeviceError, Graph, Input, Needs, Op, Output, Pending, Pool, PoolPlan, Program,
+    ProgramLimits, Rows, SpanKind, Step, Support, Ticket, WeightDecl, WeightSource, Weights,
+};
 use segno_models::Model;
 use segno_runtime::adversary::Adversary;
 use segno_runtime::image::{Fingerprint, Image, Key, Made, Precision};
 use segno_runtime::store::{Store, StoreOptions};
 use segno_runtime::{
-    CheckpointMode, CheckpointOptions, EmbeddedRow, Engine, EngineOptions, Executor, ExecutorOptions, Frozen, Report,
-    Request, SequenceId, Tier, Why, Work,
+    CheckpointMode, CheckpointOptions, EmbeddedRow, Engine, EngineOptions, Event, Executor, ExecutorOptions, Frozen,
+    Report, Request, SequenceId, Tier, Why, Work,
 };
 
 /// Recurrent with attention, convolutions with attention, windows, attention alone.
@@ -191,6 +195,34 @@ fn a_state_that_was_on_the_host_is_the_same_to_the_bit() {
             };
             refused(&mut other, &long, "raise -c");
             assert_eq!(other.free(), before, "{file}: something leaked");
+        }
+    }
+}
+
+#[test]
+fn f14_states_keys_and_values_after_a_restore_are_those_of_a_cold_run() {
+    for file in FILES {
+        let model = model(file);
+        // Whole pages: what lies behind the last token of one is anything.
+        let tokens = tokens(&model, 640, 24);
+        let mut one = executor(&model, cpu(1));
+        let sequence = one.create().expect("a sequence");
+        let (mut frozen, _) = read(&mut one, sequence, &tokens, 640, &[64, 100, 333, 512, 639, 640]);
+        one.remove(sequence);
+        let end = frozen.pop().expect("the end");
+        let cold = export(&mut one, &end, &tokens);
+        one.release(end);
+        for (state, piece) in frozen.into_iter().zip([576, 1, 64, 7, 1]) {
+            let at = state.n_tokens();
+            let sequence = one.restore(&state, at).expect("restores");
+            read(&mut one, sequence, &tokens[at as usize..], piece, &[]);
+            let end = one.freeze(sequence).expect("freezes");
+            let again = export(&mut one, &end, &tokens);
+            assert!(again.slot.iter().zip(&cold.slot).all(|(a, b)| a.to_bits() == b.to_bits()), "{file}: from {at}");
+            assert!(again.tables == cold.tables, "{file}: from {at}");
+            one.remove(sequence);
+            one.release(state);
+            one.release(end);
         }
     }
 }
@@ -372,11 +404,12 @@ fn f6_f9_history_that_is_trimmed_or_cut_goes_on_from_the_first_message() {
         talk.messages.drain(1..4);
         let (_, report) = checked(engine, talk.request(4));
         assert!(report.reused_tokens >= 300, "the first message was read again: {}", report.reused_tokens);
-        // Cut anywhere: a token is left to read, never none, never two.
+        // Cut anywhere.
         let whole = talk.messages.concat();
-        for n in [64, 128, 300, 301, 330, whole.len() - 32, whole.len() - 1] {
+        for n in [whole.len() - 1, whole.len() - 32, 330, 301, 300, 128, 64] {
             let (_, report) = checked(engine, request(&whole[..n], 4));
-            assert!(report.reused_tokens <= n);
+            let (replayed, d) = (n - report.reused_tokens, whole.len() - n);
+            assert!((1..=128.max(d * 35 / 100)).contains(&replayed), "cut to {n}: replayed {replayed}");
         }
     });
 }
@@ -393,7 +426,7 @@ fn f10_a_reply_that_is_tokenised_anew_replays_a_few_tokens() {
             next.extend(tokens(model, 6, 30 + back as u32));
             let (_, report) = checked(engine, request(&next, 4));
             let replayed = report.prompt_tokens - report.reused_tokens;
-            assert!(replayed < 7 + 2 * back + 1, "{back} back: replayed {replayed}");
+            assert!(replayed < 7 + back, "{back} back: replayed {replayed}");
         }
     });
 }
@@ -415,7 +448,7 @@ fn f11_embedded_rows_are_known_by_their_content() {
     let (first, _) = checked(&engine, image(1));
     let (other, report) = checked(&engine, image(2));
     assert_eq!(report.reuse.common, 100, "another image has another key");
-    assert!(report.reused_tokens <= 100);
+    assert!((64..=100).contains(&report.reused_tokens), "went on from {} of 100", report.reused_tokens);
     assert_ne!(first, other);
     let mut next = image(1);
     next.prompt.extend(tokens(&model, 5, 12));
@@ -561,6 +594,418 @@ fn exact_requests_go_on_from_a_reply_once_it_was_read_again() {
         let (again, _) = checked(&engine, request(&prompt, 60));
         assert_eq!((reply.len(), again.len()), (60, 60));
     }
+}
+
+#[test]
+fn f15_a_report_says_what_was_reused_and_where_the_prompt_parts() {
+    everywhere(|model, engine| {
+        let whole = tokens(model, 500, 25);
+        let (reply, cold) = checked(engine, request(&whole, 20));
+        assert_eq!((cold.reuse.common, cold.reuse.diverged, cold.reuse.why, cold.reused_tokens), (0, false, None, 0));
+        let all = [&whole[..], &reply].concat();
+        for i in 0..12u32 {
+            let q = 20 + philox([i, 0, 0, 0], [1, 2])[0] as usize % 480;
+            let mut edited = all[..q].to_vec();
+            // Another token there than any prompt so far.
+            edited.push((all[q] + 1 + i) % model.graph.n_tokens() as u32);
+            edited.extend(tokens(model, 9, 800 + i));
+            let places = engine.checkpoint_positions(&edited).expect("runs");
+            let (_, report) = checked(engine, request(&edited, 2));
+            let reuse = report.reuse;
+            assert_eq!((reuse.common, reuse.diverged), (q, true), "the first token that differs");
+            assert_eq!(reuse.restored_at, report.reused_tokens);
+            assert_eq!(reuse.why.is_some(), reuse.restored_at > 0);
+            let named = places.contains(&(reuse.restored_at as u32, reuse.why.unwrap_or(Why::End)));
+            // Attention alone goes back to any token.
+            assert!(named || reuse.restored_at == q || reuse.restored_at == 0, "{reuse:?}, {places:?}");
+        }
+        // A prompt that only goes on parts from nothing.
+        let next = [&all[..], &tokens(model, 5, 26)].concat();
+        let (_, report) = checked(engine, request(&next, 2));
+        assert_eq!((report.reuse.common, report.reuse.diverged), (519, false), "the last token drawn was never read");
+    });
+}
+
+// ---- defects of other engines ---------------------------------------------------------------------------------------
+
+/// What a device was given to do.
+#[derive(Default)]
+struct Counts {
+    prompt_steps: AtomicUsize,
+    prompt_rows: AtomicUsize,
+    reply_rows: AtomicUsize,
+    /// The next step fails.
+    fails: AtomicBool,
+}
+
+/// Takes at least so long for a step of a prompt.
+const PROMPT_STEP: Duration = Duration::from_millis(2);
+
+/// Counts the work of another device.
+struct Counting {
+    inner: Arc<dyn Device>,
+    counts: Arc<Counts>,
+}
+
+struct CountingProgram {
+    inner: Box<dyn Program>,
+    counts: Arc<Counts>,
+}
+
+impl Device for Counting {
+    fn describe(&self) -> &Capabilities {
+        self.inner.describe()
+    }
+
+    fn supports(&self, op: &Op, weights: &[WeightDecl]) -> Support {
+        self.inner.supports(op, weights)
+    }
+
+    fn needs(&self, graph: &Graph, limits: &ProgramLimits) -> Needs {
+        self.inner.needs(graph, limits)
+    }
+
+    fn weights(&self, source: Arc<dyn WeightSource>, graph: &Graph) -> Result<Arc<dyn Weights>, DeviceError> {
+        self.inner.weights(source, graph)
+    }
+
+    fn pool(&self, plan: &PoolPlan) -> Result<Arc<dyn Pool>, DeviceError> {
+        self.inner.pool(plan)
+    }
+
+    fn compile(
+        &self,
+        graph: &Graph,
+        weights: &Arc<dyn Weights>,
+        pool: &Arc<dyn Pool>,
+        limits: &ProgramLimits,
+    ) -> Result<Box<dyn Program>, DeviceError> {
+        let inner = self.inner.compile(graph, weights, pool, limits)?;
+        Ok(Box::new(CountingProgram { inner, counts: self.counts.clone() }))
+    }
+}
+
+impl Program for CountingProgram {
+    fn forward(&mut self, step: &Step) -> Result<Rows, DeviceError> {
+        if self.counts.fails.swap(false, Ordering::Relaxed) {
+            return Err(DeviceError::Invalid("told to fail".into()));
+        }
+        let rows = |kind| step.spans.iter().filter(|s| s.kind == kind).map(|s| s.inputs.len()).sum::<usize>();
+        let prompt_rows = rows(SpanKind::Prefill);
+        if prompt_rows > 0 {
+            self.counts.prompt_steps.fetch_add(1, Ordering::Relaxed);
+            std::thread::sleep(PROMPT_STEP);
+        }
+        self.counts.prompt_rows.fetch_add(prompt_rows, Ordering::Relaxed);
+        self.counts.reply_rows.fetch_add(rows(SpanKind::Decode), Ordering::Relaxed);
+        self.inner.forward(step)
+    }
+
+    fn sample(&mut self, rows: &Rows, requests: &[SampleRow]) -> Result<Ticket, DeviceError> {
+        self.inner.sample(rows, requests)
+    }
+
+    fn read(&mut self, rows: &Rows, output: Output, first: u32, n: u32) -> Pending<Vec<f32>> {
+        self.inner.read(rows, output, first, n)
+    }
+}
+
+impl Counts {
+    /// Takes what was counted: steps of prompts, rows of prompts, rows of replies.
+    fn take(&self) -> (usize, usize, usize) {
+        let take = |count: &AtomicUsize| count.swap(0, Ordering::Relaxed);
+        (take(&self.prompt_steps), take(&self.prompt_rows), take(&self.reply_rows))
+    }
+}
+
+fn counting(inner: Arc<dyn Device>) -> (Arc<dyn Device>, Arc<Counts>) {
+    let counts = Arc::new(Counts::default());
+    (Arc::new(Counting { inner, counts: counts.clone() }), counts)
+}
+
+/// The three policies.
+fn policies() -> [CheckpointOptions; 3] {
+    [CheckpointMode::Tree, CheckpointMode::Off, CheckpointMode::Hybrid { interval: 64, slots: 4 }]
+        .map(|mode| CheckpointOptions { mode, ..CheckpointOptions::default() })
+}
+
+/// hybrid-cpp restores a state that has read the whole new prompt, and then feeds the last token to it once more.
+#[test]
+fn defect_a_a_prompt_that_ends_at_a_checkpoint_leaves_a_token_to_read() {
+    for file in FILES {
+        let model = model(file);
+        for options in policies() {
+            let engine = engine_of(&model, adversary(), options.clone(), 2);
+            let whole = tokens(&model, 420, 27);
+            let (reply, _) = checked(&engine, request(&whole, 20));
+            // The last token was drawn, but never read: a state stands at the end of this.
+            let all = [&whole[..], &reply[..19]].concat();
+            let mut places = engine.checkpoint_positions(&all).expect("runs");
+            if places.last().is_none_or(|p| p.0 < 439) {
+                places.push((439, Why::End));
+            }
+            assert!(
+                places.len() > 4 || options.mode == CheckpointMode::Off || engine_is_rewindable(file),
+                "{places:?}"
+            );
+            for (p, why) in places.into_iter().rev().filter(|p| p.0 != 420) {
+                let (_, report) = checked(&engine, request(&all[..p as usize], 4));
+                assert!(
+                    report.reused_tokens < p as usize,
+                    "{file}, {:?}: nothing to read at {p} ({why})",
+                    options.mode
+                );
+            }
+        }
+    }
+}
+
+/// Whether every position of a model can be gone back to.
+fn engine_is_rewindable(file: &str) -> bool {
+    file.starts_with("llama")
+}
+
+/// hybrid-cpp restores an old state if only the last token drawn differs, which no state has read.
+#[test]
+fn defect_b_another_last_token_goes_on_from_the_live_state() {
+    for file in FILES {
+        let model = model(file);
+        for options in policies() {
+            let engine = engine_of(&model, adversary(), options.clone(), 2);
+            let prompt = tokens(&model, 200, 28);
+            let (reply, _) = generate(&engine, request(&prompt, 30));
+            let mut next = [&prompt[..], &reply].concat();
+            next[229] = (next[229] + 1) % model.graph.n_tokens() as u32;
+            next.extend(tokens(&model, 5, 29));
+            let (_, report) = generate(&engine, request(&next, 4));
+            assert_eq!(report.reused_tokens, 229, "{file}, {:?}", options.mode);
+        }
+    }
+}
+
+/// hybrid-cpp clears its pool from another thread without a lock.
+#[test]
+fn defect_c_checkpoints_are_dropped_while_replies_are_under_way() {
+    everywhere(|model, engine| {
+        let talks: Vec<Talk> = (0..3).map(|i| talk(model, 130, 3, 30, 600 + i)).collect();
+        let cold: Vec<_> =
+            talks.iter().map(|t| generate(engine, Request { forget: true, ..t.request(12) }).0).collect();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for i in 0u64.. {
+                    if done.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    engine.forget().expect("runs");
+                    engine.pin(&talks[0].request(0).prompt, i.is_multiple_of(2)).expect("runs");
+                    engine.set_checkpoint_budget((64 << 20) >> (i % 12)).expect("runs");
+                }
+            });
+            let ask = |talk: &Talk| generate(engine, talk.request(12)).0;
+            let found: Vec<Vec<_>> = (0..8).map(|_| talks.iter().map(ask).collect()).collect();
+            done.store(true, Ordering::Relaxed);
+            assert!(found.iter().all(|replies| *replies == cold));
+        });
+    });
+}
+
+/// hybrid-cpp fails a request whose decode fails in the middle, and leaves the state where that was.
+#[test]
+fn defect_e_a_step_that_fails_leaves_every_state_as_it_was() {
+    for file in FILES {
+        let model = model(file);
+        let (device, counts) = counting(cpu(1));
+        let engine = engine(&model, device);
+        let before = engine.free().expect("runs");
+        let talk = talk(&model, 150, 4, 30, 610);
+        let (reply, _) = checked(&engine, talk.request(10));
+        let next = [talk.request(0).prompt, reply, tokens(&model, 300, 611)].concat();
+        counts.fails.store(true, Ordering::Relaxed);
+        let error = engine.generate(request(&next, 10)).collect_blocking().expect_err("it fails").to_string();
+        assert!(error.contains("told to fail"), "{error}");
+        let (_, report) = checked(&engine, request(&next, 10));
+        assert_eq!(report.reused_tokens, 279, "{file}: what the failed request went on from is gone");
+        engine.forget().expect("runs");
+        assert_eq!(engine.free().expect("runs"), before, "{file}: a slot or page leaked");
+    }
+}
+
+/// hybrid-cpp saves states that nothing will ever restore.
+#[test]
+fn defect_f_nothing_is_saved_that_cannot_be_used() {
+    for file in FILES {
+        let model = model(file);
+        for options in policies() {
+            let engine = engine_of(&model, adversary(), options.clone(), 1);
+            let talk = talk(&model, 200, 6, 30, 620);
+            let (_, report) = generate(&engine, Request { forget: true, ..talk.request(40) });
+            let held = (report.saved, report.checkpoints.count, report.checkpoints.device_bytes);
+            assert_eq!(held, (0, 0, 0), "{file}, {:?}: left behind by a request that forgets", options.mode);
+            let (_, report) = generate(&engine, talk.request(40));
+            let most = match options.mode {
+                CheckpointMode::Off => 0,
+                // Any position can be gone back to: the end is enough.
+                CheckpointMode::Tree if engine_is_rewindable(file) => 1,
+                _ => usize::MAX,
+            };
+            assert!(report.saved <= most, "{file}, {:?}: {} saved", options.mode, report.saved);
+        }
+        // States that generating has made are not a cold run's where its kernels differ.
+        let options = CheckpointOptions { exact: true, ..CheckpointOptions::default() };
+        let engine = engine_of(&model, adversary(), options, 1);
+        let (reply, report) = generate(&engine, request(&tokens(&model, 100, 621), 40));
+        let all = [tokens(&model, 100, 621), reply].concat();
+        let places = engine.checkpoint_positions(&all).expect("runs");
+        let useless = places.iter().filter(|p| matches!(p.1, Why::Recent | Why::Reply)).count();
+        assert_eq!(useless, 0, "{file}: {} saved, {places:?}", report.saved);
+    }
+}
+
+/// hybrid-cpp's states are worth nothing once another conversation has taken the place of their keys and values.
+#[test]
+fn defect_g_a_checkpoint_holds_its_keys_and_values() {
+    for file in FILES {
+        let model = model(file);
+        let engine = engine_of(&model, adversary(), CheckpointOptions::default(), 1);
+        let talk = talk(&model, 150, 4, 30, 630);
+        let (reply, _) = checked(&engine, talk.request(20));
+        // The only sequence is used up to its end, again and again.
+        for i in 0..4 {
+            generate(&engine, Request { forget: true, ..request(&tokens(&model, 1000, 631 + i), 20) });
+        }
+        let (again, report) = checked(&engine, talk.request(20));
+        assert_eq!((again, report.reused_tokens), (reply, 270), "{file}");
+        let mut edited = talk.clone();
+        edited.messages[3] = tokens(&model, 30, 640);
+        let (_, report) = checked(&engine, edited.request(20));
+        assert_eq!(report.reused_tokens, if engine_is_rewindable(file) { report.reuse.common } else { 210 }, "{file}");
+    }
+}
+
+/// hybrid-cpp's `cache_prompt: false` may run as if it were true, and no field of the reply says so.
+#[test]
+fn defect_h_a_request_that_forgets_reads_all_and_leaves_nothing() {
+    for file in FILES {
+        let model = model(file);
+        let (device, counts) = counting(adversary());
+        let engine = engine(&model, device);
+        let talk = talk(&model, 150, 4, 30, 650);
+        let (reply, _) = generate(&engine, talk.request(20));
+        let held = engine.checkpoints().expect("runs");
+        counts.take();
+        let (again, report) = generate(&engine, Request { forget: true, ..talk.request(20) });
+        assert_eq!((again, counts.take().1), (reply, 270), "{file}: tokens of the prompt that were read");
+        assert_eq!((report.reused_tokens, report.reuse.why, report.saved), (0, None, 0), "{file}: what it says");
+        assert_eq!(engine.checkpoints().expect("runs"), held, "{file}: what is remembered has changed");
+    }
+}
+
+/// KoboldCpp's figures are wrong after reuse: time a token read, times all tokens of the prompt.
+#[test]
+fn defect_i_figures_are_true_after_reuse() {
+    for file in FILES {
+        let model = model(file);
+        for (options, inner) in policies().into_iter().zip([cpu(1), adversary(), adversary()]) {
+            let (device, counts) = counting(inner);
+            let engine = engine_of(&model, device, options, 1);
+            let mut text = tokens(&model, 300, 660);
+            for turn in 0..10u32 {
+                let fresh = tokens(&model, 25, 661 + turn);
+                match turn {
+                    1 | 6 => {}
+                    3 => text.truncate(200),
+                    4 => drop(text.splice(100..110, fresh)),
+                    8 => text = fresh,
+                    _ => text.extend(fresh),
+                }
+                let max_tokens = if turn == 6 { 0 } else { 15 };
+                counts.take();
+                let begun = Instant::now();
+                let mut generation = engine.generate(request(&text, max_tokens));
+                let mut read = None;
+                let (mut drawn, mut report) = (Vec::new(), None);
+                while let Some(event) = generation.next_blocking() {
+                    match event {
+                        Event::Prompt { done, total } => read = Some((done, total)),
+                        Event::Token(id) => drawn.push(id),
+                        Event::Done(r) => report = Some(r),
+                        Event::Failed(error) => panic!("{error}"),
+                    }
+                }
+                let (took, report) = (begun.elapsed(), report.expect("a report"));
+                let (steps, prompt_rows, reply_rows) = counts.take();
+                assert_eq!(report.prompt_tokens, text.len());
+                assert_eq!(report.reused_tokens + prompt_rows, text.len(), "{file}, turn {turn}: rows read");
+                assert_eq!(report.generated_tokens, drawn.len());
+                // The last token is not read; a step that was under way at the end may have read one more.
+                let most = drawn.len() + 1;
+                assert!((drawn.len().saturating_sub(1)..=most).contains(&reply_rows), "{reply_rows} of {most}");
+                assert!(read.is_none_or(|(done, total)| done <= total && total == text.len()));
+                assert!(report.prompt_time >= PROMPT_STEP * steps as u32, "{:?}, {steps} steps", report.prompt_time);
+                assert!(report.prompt_time + report.generation_time <= took, "{report:?} in {took:?}");
+                assert!(report.reuse.restore_time <= report.prompt_time && report.save_time <= took);
+                text.extend(&drawn);
+            }
+        }
+    }
+}
+
+/// hybrid-cpp ends a decode call at every checkpoint.
+#[test]
+fn hole_8_checkpoints_split_no_step() {
+    for file in FILES {
+        let model = model(file);
+        let steps = policies().map(|options| {
+            let (device, counts) = counting(cpu(1));
+            let engine = engine_of(&model, device, options, 1);
+            let (_, report) = generate(&engine, talk(&model, 200, 20, 33, 670).request(3));
+            (counts.take().0, report.saved)
+        });
+        assert_eq!(steps.map(|s| s.0), [7; 3], "{file}: steps for 860 tokens in batches of 128");
+        assert!(steps[0].1 >= if engine_is_rewindable(file) { 1 } else { 12 }, "{file}: {} saved", steps[0].1);
+    }
+}
+
+/// hybrid-cpp takes no checkpoint while it generates, so an edit of a long reply reads all of it again.
+#[test]
+fn hole_4_an_edit_inside_a_long_reply_replays_little_before_it() {
+    everywhere(|model, engine| {
+        let prompt = tokens(model, 120, 680);
+        let (reply, _) = checked(engine, request(&prompt, 300));
+        for (i, back) in
+            [1, 2, 3, 5, 8, 13, 21, 34, 40, 52, 60, 63, 64, 100, 150, 200, 250, 290].into_iter().enumerate()
+        {
+            let kept = 299 - back;
+            let mut next = [&prompt[..], &reply[..kept]].concat();
+            next.push((reply[kept] + 1) % model.graph.n_tokens() as u32);
+            let (_, report) = if i % 4 == 0 { checked } else { generate }(engine, request(&next, 3));
+            let extra = 120 + kept - report.reused_tokens;
+            let most = if back < 128 { back - 1 } else { 128 };
+            assert!(extra <= most, "{}, {back} back: {extra} more than what follows", model.architecture);
+        }
+    });
+}
+
+/// hybrid-cpp loses the state near the end when a prompt grows by a few tokens, and the grid has holes where it was.
+#[test]
+fn hole_5_many_short_turns_leave_no_hole() {
+    everywhere(|model, engine| {
+        let mut talk = talk(model, 100, 0, 0, 690);
+        for i in 0..40 {
+            talk.messages.push(tokens(model, 7, 691 + i));
+            let (reply, _) = generate(engine, talk.request(4));
+            talk.messages.push(reply);
+        }
+        let whole = talk.messages.concat();
+        for d in [3, 9, 30, 70, 130, 200, 300, 400] {
+            let q = whole.len() - d;
+            let edited = [&whole[..q], &tokens(model, d, 750 + d as u32)].concat();
+            let (_, report) = checked(engine, request(&edited, 2));
+            let extra = report.reuse.common - report.reused_tokens;
+            assert!(extra <= 128.max(d * 35 / 100), "{}, {d} from the end: {extra} more", model.architecture);
+        }
+    });
 }
 
 // ---- folders --------------------------------------------------------------------------------------------------------
@@ -806,6 +1251,48 @@ fn hybrid_mode_keeps_and_restores_what_the_original_does() {
             text.extend(&reply);
         }
     }
+}
+
+/// The conversation that hybrid-cpp's rules are published with, interval 256 and 4 slots, but for its last turn, whose
+/// replay of no token is mended.
+#[test]
+fn hybrid_mode_reproduces_the_published_trace() {
+    let model = model("lfm2/model-f16.gguf");
+    let options = ExecutorOptions { n_ctx: 2048, max_rows: 512, checkpoint_slots: 16, ..Default::default() };
+    let executor = Executor::load(cpu(1), &model.graph, model.source.clone(), options).expect("loads");
+    let mode = CheckpointMode::Hybrid { interval: 256, slots: 4 };
+    let checkpoints = CheckpointOptions { mode, ..CheckpointOptions::default() };
+    let engine = Engine::start(executor, model.graph.n_tokens(), EngineOptions { checkpoints, ..Default::default() });
+    let mut seed = 700;
+    let mut fresh = |n| {
+        seed += 1;
+        tokens(&model, n, seed)
+    };
+    // Reads a prompt: its reply, `n_past`, how many states were saved, and the pool with its tail.
+    let turn = |prompt: &[u32], reply: usize, length: usize, n_past: usize, saved: usize, pool: &[u32], tail| {
+        assert_eq!(prompt.len(), length);
+        let (reply, report) = generate(&engine, request(prompt, reply));
+        assert_eq!((report.reused_tokens, report.saved), (n_past, saved), "a prompt of {length}");
+        let expected: Vec<(u32, Why)> =
+            pool.iter().map(|&p| (p, Why::Interval)).chain(Option::<u32>::map(tail, |t| (t, Why::Tail))).collect();
+        assert_eq!(engine.checkpoint_positions(prompt).expect("runs"), expected, "after a prompt of {length}");
+        reply
+    };
+    let a = fresh(1500);
+    let reply = turn(&a, 100, 1500, 0, 6, &[512, 768, 1024, 1280], Some(1468));
+    let b = [a, reply, fresh(60)].concat();
+    let reply = turn(&b, 80, 1660, 1599, 1, &[512, 768, 1024, 1280], Some(1628));
+    let c = [&b[..1480], &fresh(40), &b[1480..], &reply, &fresh(50)].concat();
+    turn(&c, 20, 1830, 1280, 3, &[1024, 1280, 1536, 1792], Some(1798));
+    let reply = turn(&c, 20, 1830, 1798, 0, &[1024, 1280, 1536, 1792], Some(1798));
+    let d = [&c[..300], &fresh(10), &c[300..]].concat();
+    assert_eq!(reply.len(), 20);
+    let reply = turn(&d, 20, 1840, 0, 8, &[1024, 1280, 1536, 1792], Some(1808));
+    let e = [d, reply, fresh(10)].concat();
+    let reply = turn(&e, 5, 1870, 1859, 0, &[1024, 1280, 1536, 1792], None);
+    let f = [&e[..1500], &fresh(5), &e[1500..], &reply, &fresh(3)].concat();
+    turn(&f, 5, 1883, 1280, 3, &[1024, 1280, 1536, 1792], Some(1851));
+    turn(&f[..1024], 5, 1024, 0, 4, &[256, 512, 768], Some(992));
 }
 
 // ---- random scripts -------------------------------------------------------------------------------------------------
