@@ -12,6 +12,9 @@ fn f(x: f32) -> f32 {
     let inner = clamp(0.7978845608 * (x + 0.044715 * x * x * x), -20.0, 20.0);
     return 0.5 * x * (1.0 + tanh(inner));
 #endif
+#if RELU
+    return max(x, 0.0);
+#endif
 #if RELU2
     let y = max(x, 0.0);
     return y * y;

@@ -198,7 +198,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         for (var j = lo; j <= hi; j++) {
             let weight = exp(sh_score[j] - peak);
             total += weight;
-            let v = (page + j) * V_ROW + kv * D_V;
+            let v = (page + j) * V_ROW + kv * V_HEAD;
             for (var c = 0u; c < CHANNELS; c++) {
                 let channel = lane + c * WG;
                 if channel < D_V { y[c] = fma(weight, value(v + channel), y[c]); }

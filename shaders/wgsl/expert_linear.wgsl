@@ -1,10 +1,14 @@
-// y[r, s, o] = sum_i W[e, o, i] x[r, s, i] + b[e, o], e = expert s of row r; COMBINE: y[r, o] = sum_s w[r, s] y[r, s, o]
+// y[r, s, o] = f[e] sum_i W[e, o, i] x[r, s, i] + b[e, o], e = expert s of row r
+// COMBINE: y[r, o] = sum_s w[r, s] y[r, s, o]
 // A workgroup an output of a row: grid (outputs, rows, slots; 1 of COMBINE). Thread t sums the units (8 numbers) t,
 // t + WG, ... in f32, then a binary tree over the threads; slots are added in the router's order.
 // The binding has the rows `first` to `first + count` of all experts' rows: what is outside, another dispatch adds.
 @group(0) @binding(1) var<storage, read> weight: array<u32>;
 #if BIAS
 @group(0) @binding(2) var<storage, read> bias: array<f32>;
+#endif
+#if FACTOR
+@group(0) @binding(3) var<storage, read> factor: array<f32>;
 #endif
 #import FORMAT
 #import reduce
@@ -25,7 +29,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let start = p.slot + group.z;
 #endif
     for (var s = start; s < start + p.slots; s++) {
-        let row = min(u32(act[route + K + s]), N_EXPERT - 1u) * N_OUT + o;
+        let expert = min(u32(act[route + K + s]), N_EXPERT - 1u);
+        let row = expert * N_OUT + o;
         let inside = row >= p.first && row - p.first < p.count;
 #if PER_SLOT
         let x = p.x + group.y * p.x_stride + s * N_IN;
@@ -44,6 +49,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             }
         }
         var product = workgroup_sum(lane, sum);
+#if FACTOR
+        product *= factor[expert];
+#endif
 #if BIAS
         product += bias[row];
 #endif

@@ -1,4 +1,4 @@
-// y[r, o] = sum_i W[o, i] x[r, i] + b[o]
+// y[r, o] = sum_i W[o, i] x[r, i] + b[o]; GROUPS: GROUP_WIDTH outputs read N_IN features of their own
 // A workgroup computes output o of TILE rows: grid (outputs, rows / TILE, outputs / 65535). Thread t sums the
 // units (8 numbers) t, t + WG, ... in f32, then a binary tree over the threads: one order for every tile and batch.
 @group(0) @binding(1) var<storage, read> weight: array<u32>;
@@ -17,11 +17,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if o >= p.count { return; }
     let first = group.y * TILE;
     var sum: array<f32, TILE>;
+    var start = p.x;
+#if GROUPS
+    start += (p.first + o) / GROUP_WIDTH * N_IN;
+#endif
     for (var unit = lane; unit < UNITS; unit += WG) {
         var w = weight_unit(o, unit);
         for (var k = 0u; k < TILE; k++) {
             if first + k < p.rows {
-                let x = p.x + (first + k) * p.x_stride + unit * 8u;
+                let x = start + (first + k) * p.x_stride + unit * 8u;
                 var part = 0.0;
                 for (var i = 0u; i < 8u; i++) {
                     if unit * 8u + i < N_IN { part = fma(w[i], act[x + i], part); }

@@ -1,15 +1,24 @@
 // y = [weights | numbers] of the K experts with the largest logit (or weight + bias), the lowest number among equals.
+// GROUPS: of those in the GROUPS_USED groups whose two best have the largest sums.
 // A workgroup a row: grid (1, rows). Sums over experts: thread t takes t, t + WG, ...; then a binary tree.
 #if BIAS
 @group(0) @binding(1) var<storage, read> bias: array<f32>;
 #endif
 #import reduce
+#if SQRT_SOFTPLUS
+#import log_1p
+#endif
 
 var<workgroup> sh_p: array<f32, N>;
 // Orders as the scores do: 0 once chosen, 1 for NaN.
 var<workgroup> sh_key: array<u32, N>;
 var<workgroup> sh_top: array<u32, WG>;
 var<workgroup> sh_id: array<u32, WG>;
+
+#if GROUPS
+const SIZE: u32 = N / EXPERT_GROUPS;
+var<workgroup> sh_group: array<u32, EXPERT_GROUPS>;
+#endif
 
 fn key_of(score: f32) -> u32 {
     // Zeros of either sign are equal.
@@ -47,6 +56,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #if SIGMOID
     for (var e = lane; e < N; e += WG) { sh_p[e] = 1.0 / (1.0 + exp(-act[x + e])); }
 #endif
+#if SQRT_SOFTPLUS
+    for (var e = lane; e < N; e += WG) {
+        let z = act[x + e];
+        sh_p[e] = z;
+        if z <= 20.0 { sh_p[e] = log_1p(exp(z)); }
+        sh_p[e] = sqrt(sh_p[e]);
+    }
+#endif
 #if SOFTMAX_CHOSEN
     for (var e = lane; e < N; e += WG) { sh_p[e] = act[x + e]; }
 #endif
@@ -54,9 +71,40 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #if BIAS
         sh_key[e] = key_of(sh_p[e] + bias[e]);
 #else
+#if GROUPS
+        sh_key[e] = key_of(sh_p[e]);
+#else
         sh_key[e] = key_of(act[x + e]);
 #endif
+#endif
     }
+#if GROUPS
+    // Orders the keys before a group's are compared.
+    workgroupBarrier();
+    for (var g = lane; g < EXPERT_GROUPS; g += WG) {
+        var best = 0u;
+        var second = 0u;
+        for (var e = g * SIZE; e < (g + 1u) * SIZE; e++) {
+            second = max(second, min(best, sh_key[e]));
+            best = max(best, sh_key[e]);
+        }
+        var total = from_key(best);
+        if SIZE > 1u { total += from_key(second); }
+        sh_group[g] = key_of(total);
+    }
+    // Orders the groups' keys before they are compared.
+    workgroupBarrier();
+    for (var g = lane; g < EXPERT_GROUPS; g += WG) {
+        var better = 0u;
+        for (var other = 0u; other < EXPERT_GROUPS; other++) {
+            let ahead = sh_group[other] > sh_group[g] || (sh_group[other] == sh_group[g] && other < g);
+            if ahead { better += 1u; }
+        }
+        if better >= GROUPS_USED {
+            for (var e = g * SIZE; e < (g + 1u) * SIZE; e++) { sh_key[e] = 0u; }
+        }
+    }
+#endif
     for (var j = 0u; j < K; j++) {
         // Orders the keys, and who was chosen last, before the search.
         workgroupBarrier();

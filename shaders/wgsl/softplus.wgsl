@@ -1,4 +1,5 @@
 // y = a softplus(x + b), softplus(x) = x above 20, else ln(1 + exp(x))
+// GROUPS: a has one number for GROUP_WIDTH features
 // A thread a feature: grid (features, rows).
 #if BIAS
 @group(0) @binding(1) var<storage, read> bias: array<f32>;
@@ -7,11 +8,7 @@
 @group(0) @binding(2) var<storage, read> factor: array<f32>;
 #endif
 
-// ln(1 + e) without losing small e: the series where 1 + e would round.
-fn log_1p(e: f32) -> f32 {
-    if e < 0.001 { return e * (1.0 - e * (0.5 - e * (1.0 / 3.0))); }
-    return log(1.0 + e);
-}
+#import log_1p
 
 @compute @workgroup_size(WG)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
@@ -25,7 +22,11 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     var y = x;
     if x <= 20.0 { y = log_1p(exp(x)); }
 #if FACTOR
+#if GROUPS
+    y *= factor[c / GROUP_WIDTH];
+#else
     y *= factor[c];
+#endif
 #endif
     act[p.y + r * p.y_stride + c] = y;
 }

@@ -102,13 +102,13 @@ fn rounded_inputs(device: &dyn Device, case: &Case, rig: &Rig<'_>, outcome: &Out
                 }
             }
         }
-        if let (Some(member), [_, k, v]) = (member, case.probes[0].parts.as_slice()) {
+        if let (Some(member), [_, stored @ ..]) = (member, case.probes[0].parts.as_slice()) {
             let position = sequence.start as usize + row;
             let page = &outcome.pages[index][position / PAGE_TOKENS as usize - rig.first_page(index)];
             let token = position % PAGE_TOKENS as usize;
-            for ((offset, size), part, ty) in [(member.k, k, layout.k_type), (member.v, v, layout.v_type)] {
-                let stored = ty.decode(&page[offset + token * size..][..size]);
-                values[part.clone()].copy_from_slice(&stored);
+            let places = [(member.k, layout.k_type), (member.v, layout.v_type)];
+            for (((offset, size), ty), part) in places.into_iter().zip(stored) {
+                values[part.clone()].copy_from_slice(&ty.decode(&page[offset + token * size..][..size]));
             }
         }
         Input::Row { values: values.into(), content: *content }
@@ -266,9 +266,9 @@ pub(crate) fn stray_write(case: &Case, rig: &Rig<'_>, outcome: &Outcome, finishe
             let mut before = rig.page_before(i, p);
             for member in members(&case.graph, rig.layout(), 0) {
                 // Every copy appends the same inputs to its own state.
-                let [_, k, v] = case.probes[0].parts.as_slice() else { continue };
-                let halves = [(member.k, k, rig.layout().k_type), (member.v, v, rig.layout().v_type)];
-                for ((offset, size), part, ty) in halves {
+                let [_, stored @ ..] = case.probes[0].parts.as_slice() else { continue };
+                let halves = [(member.k, rig.layout().k_type), (member.v, rig.layout().v_type)];
+                for (((offset, size), ty), part) in halves.into_iter().zip(stored) {
                     for token in 0..PAGE_TOKENS as usize {
                         let position = (rig.first_page(i) + p) * PAGE_TOKENS as usize + token;
                         let row = position.checked_sub(sequence.start as usize);

@@ -89,7 +89,7 @@ pub(crate) fn members(graph: &Graph, layout: &StateLayout, group: usize) -> Vec<
     let place = |&state: &StateId| {
         let dims = KvDims::of(&graph.states[state.0 as usize])?;
         let k_bytes = layout.k_type.bytes(dims.n_head_kv * dims.d_k);
-        let v_bytes = layout.v_type.bytes(dims.n_head_kv * dims.d_v);
+        let v_bytes = layout.v_type.bytes(dims.n_head_kv * dims.d_v_stored());
         let k = (offset, k_bytes);
         let v = (offset + PAGE * k_bytes, v_bytes);
         offset = v.0 + PAGE * v_bytes;

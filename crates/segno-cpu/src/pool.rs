@@ -99,7 +99,7 @@ impl Member {
 
     /// Bytes of a token's values.
     pub fn v_bytes(&self) -> usize {
-        self.v_type.bytes(self.dims.n_head_kv * self.dims.d_v)
+        self.v_type.bytes(self.dims.n_head_kv * self.dims.d_v_stored())
     }
 
     /// The members of a group, in order.

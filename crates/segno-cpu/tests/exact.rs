@@ -67,8 +67,18 @@ fn hybrid() -> (Arc<Source>, Graph) {
             let k = linear(b, x, names[1], 128)?;
             let v = linear(b, x, names[2], 128)?;
             let (q, k) = (b.push(rope.clone(), &[q])?, b.push(rope.clone(), &[k])?);
-            let state = b.state(StateDecl::KeyValue { name: "kv".into(), n_head_kv: 2, d_k: 64, d_v: 64, window });
-            let y = b.push(Attention { state, n_head: 4, scale: 0.125, sinks: None, soft_cap: None }, &[q, k, v])?;
+            let state = b.state(StateDecl::KeyValue {
+                name: "kv".into(),
+                n_head_kv: 2,
+                d_k: 64,
+                d_v: 64,
+                v_in_k: false,
+                window,
+            });
+            let y = b.push(
+                Attention { state, n_head: 4, scale: 0.125, sinks: None, soft_cap: None, temperature: None },
+                &[q, k, v],
+            )?;
             x = b.push(Add, &[x, y])?;
         }
         let qkv = linear(b, x, "conv_in", 3 * 96)?;

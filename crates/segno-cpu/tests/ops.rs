@@ -171,7 +171,7 @@ fn rotations() {
             factors: None,
         };
         let neox = Rope { pairing: Pairing::Neox, head_dim: 16, base: 1e6, ..plain.clone() };
-        let yarn = Yarn { original_context: 64, beta_fast: 32.0, beta_slow: 1.0 };
+        let yarn = Yarn { original_context: 64, beta_fast: 32.0, beta_slow: 1.0, truncate: true };
         let yarn = Rope { yarn: Some(yarn), freq_scale: 0.25, magnitude: 1.1, ..neox.clone() };
         let scaled = Rope { factors, ..neox.clone() };
         [plain.clone(), neox, yarn, scaled, plain].into_iter().map(|rope| b.push(rope, &[x])).collect()
@@ -333,7 +333,8 @@ fn attentions() {
                 let mut ends = Vec::new();
                 for (sinks, soft_cap) in [(None, None), (Some(sinks), Some(5.0))] {
                     let (n_head_kv, d_k, d_v) = (n_head_kv as u32, d_k as u32, d_v as u32);
-                    let state = b.state(StateDecl::KeyValue { name: "kv".into(), n_head_kv, d_k, d_v, window });
+                    let state =
+                        b.state(StateDecl::KeyValue { name: "kv".into(), n_head_kv, d_k, d_v, v_in_k: false, window });
                     let op = Attention { state, n_head, scale: 0.9, sinks, soft_cap };
                     ends.push(b.push(op.clone(), &parts)?);
                     // A reader of the same keys and values.
@@ -354,8 +355,18 @@ fn attention_sees_what_half_pages_store() {
             b.push(Slice { offset: 32 * i, width: 32, stride: 32, count: 1 }, &[x])
         };
         let parts = [part(b, 0)?, part(b, 1)?, part(b, 2)?];
-        let state = b.state(StateDecl::KeyValue { name: "kv".into(), n_head_kv: 2, d_k: 16, d_v: 16, window: None });
-        Ok(vec![b.push(Attention { state, n_head: 2, scale: 1.0, sinks: None, soft_cap: None }, &parts)?])
+        let state = b.state(StateDecl::KeyValue {
+            name: "kv".into(),
+            n_head_kv: 2,
+            d_k: 16,
+            d_v: 16,
+            v_in_k: false,
+            window: None,
+        });
+        Ok(vec![b.push(
+            Attention { state, n_head: 2, scale: 1.0, sinks: None, soft_cap: None, temperature: None },
+            &parts,
+        )?])
     });
     let mut random = Random(10);
     // Keys and values that halves hold exactly: then only the additions differ.

@@ -13,7 +13,7 @@ use crate::weight::{Tensor, WeightId, WeightSource};
 pub enum RefState {
     /// Flat, in the declared shape.
     Recurrent(Vec<f64>),
-    /// `[position, n_head_kv, d_k]` and `[position, n_head_kv, d_v]`.
+    /// `[position, n_head_kv, d_k]` and `[position, n_head_kv, d_v]`, nothing where values are part of the keys.
     KeyValue {
         /// Keys.
         k: Vec<f64>,
@@ -249,9 +249,9 @@ impl<'a> OpContext<'a> {
         KvDims::of(&self.graph.states[id.0 as usize]).expect("the shape rule asked for keys and values")
     }
 
-    /// Appends inputs `i_k` and `i_v` to a key/value state.
+    /// Appends inputs `i_k` and, if there is one, `i_v` to a key/value state.
     pub fn append_kv(&mut self, id: StateId, i_k: usize, i_v: usize) {
-        let (new_k, new_v) = (self.input(i_k), self.input(i_v));
+        let (new_k, new_v) = (self.input(i_k), if i_v < self.n_inputs() { self.input(i_v) } else { &[] });
         if let RefState::KeyValue { k, v } = &mut self.states[id.0 as usize] {
             for (all, new, ty) in [(k, new_k, self.kv.0), (v, new_v, self.kv.1)] {
                 if ty == KvType::F32 {

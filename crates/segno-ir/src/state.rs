@@ -35,6 +35,8 @@ pub enum StateDecl {
         d_k: u32,
         /// Length of a value.
         d_v: u32,
+        /// Whether a value is the first `d_v` numbers of its key and not stored beside it.
+        v_in_k: bool,
         /// Tokens that a query sees, itself included; `None`: all.
         window: Option<u32>,
     },
@@ -174,9 +176,10 @@ impl StateLayout {
                     layout.recurrent.push((id, layout.slot_floats));
                     layout.slot_floats += decl.recurrent_len().next_multiple_of(64);
                 }
-                StateDecl::KeyValue { n_head_kv, d_k, d_v, window, .. } => {
+                StateDecl::KeyValue { n_head_kv, d_k, d_v, v_in_k, window, .. } => {
                     let heads = *n_head_kv as usize * PAGE_TOKENS as usize;
-                    let bytes = k_type.bytes(heads * *d_k as usize) + v_type.bytes(heads * *d_v as usize);
+                    let d_v = if *v_in_k { 0 } else { *d_v as usize };
+                    let bytes = k_type.bytes(heads * *d_k as usize) + v_type.bytes(heads * d_v);
                     match layout.groups.iter_mut().find(|g| g.window == *window) {
                         Some(group) => {
                             group.members.push(id);
@@ -198,8 +201,9 @@ impl StateLayout {
     /// The state, its size, the type, and the flag that chooses another.
     pub fn check(&self) -> Result<(), String> {
         for decl in &self.states {
-            let StateDecl::KeyValue { name, d_k, d_v, .. } = decl else { continue };
-            for (what, d, ty, flag) in [("keys", d_k, self.k_type, "k"), ("values", d_v, self.v_type, "v")] {
+            let StateDecl::KeyValue { name, d_k, d_v, v_in_k, .. } = decl else { continue };
+            let (v_type, v_flag) = if *v_in_k { (self.k_type, "k") } else { (self.v_type, "v") };
+            for (what, d, ty, flag) in [("keys", d_k, self.k_type, "k"), ("values", d_v, v_type, v_flag)] {
                 if !(*d as usize).is_multiple_of(ty.block_len()) {
                     return Err(format!(
                         "{name}: {what} of {d} numbers a head cannot be stored as {}, which has blocks of {}; use \

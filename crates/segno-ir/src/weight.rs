@@ -28,6 +28,11 @@ impl WeightDecl {
         self.shape.iter().skip(1).product::<u64>() as usize
     }
 
+    /// Matrices of a three-dimensional weight `[in, out, groups]`; 1 of one with fewer dimensions.
+    pub fn n_groups(&self) -> usize {
+        self.shape.get(2).copied().unwrap_or(1) as usize
+    }
+
     /// Number of elements.
     pub fn n_elements(&self) -> usize {
         self.row_len() * self.n_rows()

@@ -209,7 +209,7 @@ impl<'a> Keys<'a> {
                     Some(n) => n,
                     None => self.required_u32("context_length")?,
                 };
-                let yarn = Yarn { original_context, beta_fast: 32.0, beta_slow: 1.0 };
+                let yarn = Yarn { original_context, beta_fast: 32.0, beta_slow: 1.0, truncate: true };
                 (Some(yarn), attn_factor * (1.0 + 0.1 * factor.ln()))
             }
             "none" | "linear" | "longrope" => (None, attn_factor),

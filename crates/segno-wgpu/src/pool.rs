@@ -40,7 +40,7 @@ impl KeyValue {
     /// Bytes of a page's keys, and of its values.
     fn page_bytes(&self) -> (u64, u64) {
         let tokens = PAGE_TOKENS as usize * self.dims.n_head_kv;
-        (self.k_type.bytes(tokens * self.dims.d_k) as u64, self.v_type.bytes(tokens * self.dims.d_v) as u64)
+        (self.k_type.bytes(tokens * self.dims.d_k) as u64, self.v_type.bytes(tokens * self.dims.d_v_stored()) as u64)
     }
 }
 
@@ -66,12 +66,12 @@ fn make(gpu: &Gpu, plan: &PoolPlan, id: StateId, decl: &StateDecl) -> Result<Sta
     };
     let group = layout.group_of(id).ok_or_else(|| DeviceError::Invalid(format!("{} has no group", decl.name())))?;
     let odd = |ty: KvType, d: usize| ty == KvType::F16 && !(dims.n_head_kv * d).is_multiple_of(2);
-    if odd(layout.k_type, dims.d_k) || odd(layout.v_type, dims.d_v) {
+    if odd(layout.k_type, dims.d_k) || odd(layout.v_type, dims.d_v_stored()) {
         return Err(DeviceError::Invalid(format!("{} has an odd size, which cannot be stored as f16", decl.name())));
     }
     let heads = plan.pages[group] as usize * PAGE_TOKENS as usize * dims.n_head_kv;
     let k = gpu.storage(layout.k_type.bytes(heads * dims.d_k) as u64, "keys")?;
-    let v = gpu.storage(layout.v_type.bytes(heads * dims.d_v) as u64, "values")?;
+    let v = gpu.storage(layout.v_type.bytes(heads * dims.d_v_stored()) as u64, "values")?;
     Ok(State::KeyValue(KeyValue { group, dims, k, v, k_type: layout.k_type, v_type: layout.v_type }))
 }
 

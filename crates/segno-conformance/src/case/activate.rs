@@ -7,7 +7,7 @@
 //!   result is off by `|x|/2 (tanh_abs + (1 - tanh^2) 6 U |inner| + 2 U)`: absolute, since
 //!   `1 + tanh` cancels for negative x.
 //! - Exponential: `exp_rel`; inputs are small, so that it does not overflow.
-//! - ReLU squared: one product.
+//! - ReLU: exact. ReLU squared: one product.
 //! - Clamped SwiGLU: alpha's product moves the sigmoid by `alpha |g| (1 - sigmoid) U`; then
 //!   `sigmoid_rel`, two products and `u + 1`.
 //! - As a gate: the bound times `|up|`, and a product.
@@ -26,6 +26,7 @@ fn function_error(f: Activation, x: f64) -> f64 {
         Activation::Sigmoid => sigmoid(x) * sigmoid_rel(x) + TINY,
         Activation::Tanh => tanh_abs(x),
         Activation::Exp => x.exp() * exp_rel(x) + TINY,
+        Activation::Relu => TINY,
         Activation::Relu2 => x.max(0.0).powi(2) * U + TINY,
         Activation::Gelu => {
             let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
@@ -75,6 +76,7 @@ pub(super) fn cases(out: &mut Cases) {
     for (name, function) in [
         ("silu", Activation::Silu),
         ("gelu", Activation::Gelu),
+        ("relu", Activation::Relu),
         ("relu2", Activation::Relu2),
         ("sigmoid", Activation::Sigmoid),
         ("tanh", Activation::Tanh),

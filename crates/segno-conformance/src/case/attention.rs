@@ -1,10 +1,10 @@
 //! Cases of `attention`: page and window borders, rings, head ratios and sizes, sinks, caps, types of pages,
-//! shared keys and values.
+//! shared keys and values, values that are part of the keys, scales that grow.
 //!
 //! Bound, for a query over keys `j` with weights `p_j`:
 //!
-//! - A score `z_j = scale q.k_j` is off by `|scale| (sum(d_k) + 2 U) sum |q k|`; the cap's slope is at
-//!   most 1 and adds `cap` [`tanh_abs`].
+//! - A score `z_j = scale q.k_j` is off by `|scale| (sum(d_k) + 2 U) sum |q k|`, the scale's own rounding included; the
+//!   cap's slope is at most 1 and adds `cap` [`tanh_abs`].
 //! - A numerator `exp(z_j - m)` is off relatively by the score's error, the difference's rounding
 //!   `U |z_j - m|` and [`exp_rel`]; an online form rescales at every new maximum `m_i`, another
 //!   exponential of `m_i - m_(i+1)`: the lengths add up to at most `|z_j - m|` and the rest to 4 ulp a
@@ -17,6 +17,7 @@
 //! `|scale| sum |q| dk_j` to a score's error and `sum p_j dv_j` to the result's.
 
 use segno_ir::op::Attention;
+use segno_ir::op::attention::Temperature;
 use segno_ir::reference::RefState;
 use segno_ir::{Builder, KvType, StateDecl, StateId, WeightId};
 
@@ -34,6 +35,8 @@ struct Sizes {
     d_v: usize,
     window: Option<u32>,
     soft_cap: Option<f32>,
+    temperature: Option<Temperature>,
+    v_in_k: bool,
     sinks: bool,
     /// Factor on the queries: large ones make one key take all the weight.
     peak: f32,
@@ -53,6 +56,8 @@ const PLAIN: Sizes = Sizes {
     d_v: 64,
     window: None,
     soft_cap: None,
+    temperature: None,
+    v_in_k: false,
     sinks: false,
     peak: 1.0,
     values: 1.0,
@@ -62,29 +67,33 @@ const PLAIN: Sizes = Sizes {
     batch: "p65+d1@64",
 };
 
-fn errors(trial: &Trial<'_>, comparison: Comparison, sizes: &Sizes, scale: f64) -> Errors {
+fn errors(trial: &Trial<'_>, comparison: Comparison, sizes: &Sizes, scale_at: impl Fn(u32) -> f64) -> Errors {
     let Sizes { heads, heads_kv, d_k, d_v, window, soft_cap, kv, .. } = *sizes;
     let Some(RefState::KeyValue { k, v }) = trial.state else { return Errors::default() };
     let (mut k, mut v) = (k.clone(), v.clone());
-    if trial.inputs.len() == 3 {
-        k.extend_from_slice(&trial.inputs[1]);
-        v.extend_from_slice(&trial.inputs[2]);
+    if let [_, new_k, new_v @ ..] = trial.inputs {
+        k.extend_from_slice(new_k);
+        v.extend(new_v.iter().flatten());
     }
     // The history was given as the pages hold it.
     let rounds = |values: &[f64], row: usize, ty: KvType| {
         let mut all = vec![0.0; values.len()];
         if comparison == Comparison::Stated {
-            let from = trial.start as usize * row;
+            let from = (trial.start as usize * row).min(values.len());
             all[from..].copy_from_slice(&page_rounding(&values[from..], ty));
         }
         all
     };
-    let (dk, dv) = (rounds(&k, heads_kv * d_k, kv.0), rounds(&v, heads_kv * d_v, kv.1));
+    let (dk, mut dv) = (rounds(&k, heads_kv * d_k, kv.0), rounds(&v, heads_kv * d_v, kv.1));
+    if sizes.v_in_k {
+        let first = |keys: &[f64]| keys.chunks_exact(d_k).flat_map(|key| &key[..d_v]).copied().collect();
+        (v, dv) = (first(&k), first(&dk));
+    }
     let mut y = vec![0.0; trial.rows * heads * d_v];
     for r in 0..trial.rows {
         let last = trial.start as usize + r;
         let first = window.map_or(0, |w| (last + 1).saturating_sub(w as usize));
-        let n = last + 1 - first;
+        let (n, scale) = (last + 1 - first, scale_at(last as u32));
         for h in 0..heads {
             let head_kv = h / (heads / heads_kv);
             let q = &trial.inputs[0][(r * heads + h) * d_k..][..d_k];
@@ -149,7 +158,9 @@ fn errors(trial: &Trial<'_>, comparison: Comparison, sizes: &Sizes, scale: f64) 
 }
 
 fn add(out: &mut Cases, sizes: Sizes) {
-    let Sizes { heads, heads_kv, d_k, d_v, window, soft_cap, sinks, peak, values, copies, shared, kv, batch } = sizes;
+    let Sizes { heads, heads_kv, d_k, d_v, window, soft_cap, sinks, peak, values, copies, shared, kv, batch, .. } =
+        sizes;
+    let Sizes { temperature, v_in_k, .. } = sizes;
     let mut params = format!("heads={heads}/{heads_kv},d={d_k}/{d_v}");
     let mut word = |set: bool, text: String| {
         if set {
@@ -159,6 +170,11 @@ fn add(out: &mut Cases, sizes: Sizes) {
     };
     word(window.is_some(), format!("window={}", window.unwrap_or(0)));
     word(soft_cap.is_some(), format!("cap={}", soft_cap.unwrap_or(0.0)));
+    word(
+        temperature.is_some(),
+        temperature.map_or(String::new(), |t| format!("grows={}/{}", t.growth, t.original_context)),
+    );
+    word(v_in_k, "v in k".into());
     word(sinks, "sinks".into());
     word(peak != 1.0, format!("peak={peak}"));
     word(values != 1.0, format!("values={values:e}"));
@@ -168,7 +184,11 @@ fn add(out: &mut Cases, sizes: Sizes) {
     let scale = 1.0 / (d_k as f32).sqrt();
     out.add(kv_name(kv), params, move |rng| {
         let widths = [heads * d_k, heads_kv * d_k, heads_kv * d_v, heads * d_k];
-        let widths = if shared { &widths[..] } else { &widths[..3] };
+        let widths = match (shared, v_in_k) {
+            (true, _) => &widths[..],
+            (_, true) => &widths[..2],
+            _ => &widths[..3],
+        };
         let mut setup = Setup::new(rng, widths, &Batch::parse(batch)).copies(copies).kv(kv);
         setup = setup.fill(move |rng, part, _, out| {
             let factor = if part == 0 || part == 3 { peak } else { values };
@@ -182,13 +202,16 @@ fn add(out: &mut Cases, sizes: Sizes) {
             let (n_head_kv, d_k, d_v) = (heads_kv as u32, d_k as u32, d_v as u32);
             let state = match shared && copy > 0 {
                 true => StateId(0),
-                false => b.state(StateDecl::KeyValue { name, n_head_kv, d_k, d_v, window }),
+                false => b.state(StateDecl::KeyValue { name, n_head_kv, d_k, d_v, v_in_k, window }),
             };
-            Ok(Attention { state, n_head: heads, scale, sinks: optional(b, "sinks", &[heads])?, soft_cap }.into())
+            let sinks = optional(b, "sinks", &[heads])?;
+            Ok(Attention { state, n_head: heads, scale, sinks, soft_cap, temperature }.into())
         };
-        let takes = move |copy: usize| if shared && copy > 0 { 3..4 } else { 0..3 };
+        let own = if v_in_k { 0..2 } else { 0..3 };
+        let takes = move |copy: usize| if shared && copy > 0 { 3..4 } else { own.clone() };
+        let op = Attention { state: StateId(0), n_head: heads, scale, sinks: None, soft_cap, temperature };
         setup.finish_with_inputs(declare, takes, move |trial, comparison| {
-            errors(trial, comparison, &sizes, scale as f64)
+            errors(trial, comparison, &sizes, |position| op.scale_at(position))
         })
     });
 }
@@ -238,6 +261,18 @@ pub(super) fn cases(out: &mut Cases) {
         add(out, Sizes { kv, copies: 3, batch: "p9@60+d1@65", ..PLAIN });
         add(out, Sizes { kv, copies: 2, window: Some(33), batch: "p9@60+d1@165", ..PLAIN });
         add(out, Sizes { kv, copies: 2, shared: true, batch: "p9@60+d1@65", ..PLAIN });
+        // Latents: values are the first part of the keys.
+        for (heads, heads_kv, d_k, d_v, batch) in [
+            (4, 1, 96, 64, "p65?odd+d1@64+d1"),
+            (2, 2, 64, 64, "p5@60+d1@130"),
+            (6, 2, 160, 32, "p3@126+d1"),
+            (8, 1, 576, 512, "p5@60+d1@65"),
+        ] {
+            add(out, Sizes { kv, v_in_k: true, heads, heads_kv, d_k, d_v, batch, ..PLAIN });
+        }
+        add(out, Sizes { kv, v_in_k: true, d_v: 32, copies: 2, window: Some(33), batch: "p9@60+d1@165", ..PLAIN });
+        let temperature = Some(Temperature { growth: 0.1, original_context: 64 });
+        add(out, Sizes { kv, temperature, batch: "p9@60+d1@63+d1@300", ..PLAIN });
         let d = if blocks { 32 } else { 16 };
         add(out, Sizes { kv, heads: 2, heads_kv: 1, d_k: d, d_v: d, batch: "p257?odd+d1@257", ..PLAIN });
     }

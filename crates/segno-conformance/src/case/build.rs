@@ -192,7 +192,7 @@ impl<'r> Setup<'r> {
             StateDecl::Recurrent { .. } => {
                 Before::Recurrent((0..decl.recurrent_len()).map(|_| self.rng.normal() * 0.5).collect())
             }
-            StateDecl::KeyValue { n_head_kv, d_k, d_v, window, .. } => {
+            StateDecl::KeyValue { n_head_kv, d_k, d_v, v_in_k, window, .. } => {
                 let first = window.map_or(0, |w| (start + 1).saturating_sub(w));
                 let (k_type, v_type) = self.kv;
                 let mut draw = |d: u32, ty: KvType| {
@@ -203,7 +203,7 @@ impl<'r> Setup<'r> {
                     values.extend(ty.decode(&ty.encode(&drawn)));
                     values
                 };
-                Before::KeyValue { k: draw(d_k, k_type), v: draw(d_v, v_type) }
+                Before::KeyValue { k: draw(d_k, k_type), v: draw(if v_in_k { 0 } else { d_v }, v_type) }
             }
         }
     }

@@ -36,8 +36,15 @@ fn graph(channels: usize, d: u32) -> Result<Graph, GraphError> {
     for (i, window) in [None, Some(100), None].into_iter().enumerate() {
         let part = |b: &mut Builder<'_>, offset| b.push(op::Slice { offset, width: n, stride: n, count: 1 }, &[x]);
         let (q, k, v) = (part(&mut b, 0)?, part(&mut b, n)?, part(&mut b, 1)?);
-        let state = b.state(StateDecl::KeyValue { name: format!("kv.{i}"), n_head_kv: 1, d_k: d, d_v: d, window });
-        b.push(Attention { state, n_head: 1, scale: 1.0, sinks: None, soft_cap: None }, &[q, k, v])?;
+        let state = b.state(StateDecl::KeyValue {
+            name: format!("kv.{i}"),
+            n_head_kv: 1,
+            d_k: d,
+            d_v: d,
+            v_in_k: false,
+            window,
+        });
+        b.push(Attention { state, n_head: 1, scale: 1.0, sinks: None, soft_cap: None, temperature: None }, &[q, k, v])?;
     }
     let y = b.push(op::SelectRows, &[x])?;
     b.finish(&[(Output::Hidden(0), y)])

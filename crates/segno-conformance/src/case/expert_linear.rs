@@ -1,7 +1,7 @@
 //! Cases of `expert_linear`: every weight type; one input or one an expert; results or their weighted sum.
 //!
-//! Bound of a product: as of `linear`. Of a weighted sum of `k` products: theirs times the weights, and a
-//! sum of `k` products ([`sum`]).
+//! Bound of a product: as of `linear`, times its expert's factor, and one rounding more. Of a weighted sum of `k`
+//! products: theirs times the weights, and a sum of `k` products ([`sum`]).
 
 use segno_ir::op::ExpertLinear;
 use segno_ir::{Builder, WeightId};
@@ -22,6 +22,8 @@ struct Sizes {
     per_slot: bool,
     combine: bool,
     bias: bool,
+    /// On the products of each expert.
+    factor: bool,
     values: Values,
     batch: &'static str,
 }
@@ -44,6 +46,13 @@ fn errors(trial: &Trial<'_>, comparison: Comparison, sizes: Sizes) -> Errors {
                 let place = row * n_in..(row + 1) * n_in;
                 let (total, error) = dot_error(&w[place.clone()], &decode[place], x, &rounding);
                 let bias = if sizes.bias { trial.weight(WeightId(1))[row] } else { 0.0 };
+                let (total, error) = match sizes.factor {
+                    true => {
+                        let f = trial.weight(WeightId(1 + sizes.bias as u32))[route[k + s] as usize];
+                        (f * total, f.abs() * (error + U * (total.abs() + error)) + TINY)
+                    }
+                    false => (total, error),
+                };
                 each.push((total + bias, error + U * ((total + bias).abs() + bias.abs())));
             }
         }
@@ -63,7 +72,7 @@ fn errors(trial: &Trial<'_>, comparison: Comparison, sizes: Sizes) -> Errors {
 }
 
 fn add(out: &mut Cases, ty: TensorType, sizes: Sizes) {
-    let Sizes { n_in, n_out, n_expert, n_used, per_slot, combine, bias, values, batch } = sizes;
+    let Sizes { n_in, n_out, n_expert, n_used, per_slot, combine, bias, factor, values, batch } = sizes;
     let form = match (per_slot, combine) {
         (false, false) => "shared",
         (true, false) => "each",
@@ -71,8 +80,9 @@ fn add(out: &mut Cases, ty: TensorType, sizes: Sizes) {
         (true, true) => "each,combined",
     };
     let params = format!(
-        "{form},in={n_in},out={n_out},experts={n_expert},used={n_used},bias={},x={values},batch={batch}",
-        bias as u8
+        "{form},in={n_in},out={n_out},experts={n_expert},used={n_used},bias={}{},x={values},batch={batch}",
+        bias as u8,
+        if factor { ",factor" } else { "" }
     );
     out.add(ty.name(), params, move |rng| {
         let n_x = if per_slot { n_used * n_in } else { n_in };
@@ -90,9 +100,13 @@ fn add(out: &mut Cases, ty: TensorType, sizes: Sizes) {
         if bias {
             setup.vector("b", &[n_out, n_expert], |rng, _| rng.normal());
         }
+        if factor {
+            setup.vector("f", &[n_expert], |rng, _| rng.normal());
+        }
         let declare = move |b: &mut Builder<'_>, _| {
             let weight = b.weight("w", &[n_in, n_out, n_expert])?;
-            Ok(ExpertLinear { weight, bias: optional(b, "b", &[n_out, n_expert])?, n_used, combine }.into())
+            let (bias, factor) = (optional(b, "b", &[n_out, n_expert])?, optional(b, "f", &[n_expert])?);
+            Ok(ExpertLinear { weight, bias, factor, n_used, combine }.into())
         };
         setup.finish(declare, move |trial, comparison| errors(trial, comparison, sizes))
     });
@@ -110,14 +124,19 @@ pub(super) fn cases(out: &mut Cases) {
             (512, 5, 16, 8, true, true, false, Values::Sparse, "p9+d1"),
             (256, 17, 3, 3, false, true, false, Values::Normal, "p5+d1@9"),
         ] {
-            add(out, ty, Sizes { n_in, n_out, n_expert, n_used, per_slot, combine, bias, values, batch });
+            let sizes = Sizes { n_in, n_out, n_expert, n_used, per_slot, combine, bias, factor: false, values, batch };
+            add(out, ty, sizes);
+            if n_in == 256 && per_slot {
+                add(out, ty, Sizes { factor: true, ..sizes });
+                add(out, ty, Sizes { factor: true, bias: false, combine: false, ..sizes });
+            }
         }
     }
     // More than some devices bind at once.
     for combine in [false, true] {
         let (bias, values, batch) = (true, Values::Normal, "p3+d1@5");
-        let sizes =
-            Sizes { n_in: 512, n_out: 65, n_expert: 16, n_used: 6, per_slot: combine, combine, bias, values, batch };
+        let (n_in, n_out, n_expert, n_used, factor) = (512, 65, 16, 6, false);
+        let sizes = Sizes { n_in, n_out, n_expert, n_used, per_slot: combine, combine, bias, factor, values, batch };
         add(out, TensorType::F32, sizes);
     }
 }

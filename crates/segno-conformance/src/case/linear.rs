@@ -1,4 +1,4 @@
-//! Cases of `linear`: every weight type, odd sizes, tokens of both kinds, output rows.
+//! Cases of `linear`: every weight type, odd sizes, tokens of both kinds, output rows, a matrix for each group.
 //!
 //! Bound of a result, tight: a sum of `n_in` products ([`sum`]), each weight as decoded
 //! ([`Trial::decode_errors`]), block scales applied to partial sums (2 more roundings), the bias
@@ -48,20 +48,21 @@ pub(super) fn dot_error(w: &[f64], decode: &[f64], x: &[f64], rounding: &[f64]) 
     (total, (sum(n) + 2.0 * U) * (magnitude + error) + TINY * n as f64 + error)
 }
 
-fn errors(trial: &Trial<'_>, comparison: Comparison, has_bias: bool) -> Errors {
+fn errors(trial: &Trial<'_>, comparison: Comparison, has_bias: bool, groups: usize) -> Errors {
     let (w, decode, x) = (trial.weight(WeightId(0)), trial.decode_errors(WeightId(0)), &trial.inputs[0]);
-    let n_in = x.len() / trial.rows;
+    let n_in = x.len() / trial.rows / groups;
     let n_out = trial.features;
     let ty = trial.types[0];
     let mut y = Vec::with_capacity(trial.rows * n_out);
-    for row in x.chunks_exact(n_in) {
+    for row in x.chunks_exact(groups * n_in) {
         let rounding = match comparison {
-            Comparison::Tight => vec![0.0; n_in],
+            Comparison::Tight => vec![0.0; row.len()],
             Comparison::Stated => input_rounding(row, ty),
         };
         for o in 0..n_out {
-            let place = o * n_in..(o + 1) * n_in;
-            let (total, error) = dot_error(&w[place.clone()], &decode[place], row, &rounding);
+            let (place, read) = (o * n_in..(o + 1) * n_in, o / (n_out / groups) * n_in);
+            let (row, rounding) = (&row[read..][..n_in], &rounding[read..][..n_in]);
+            let (total, error) = dot_error(&w[place.clone()], &decode[place], row, rounding);
             let bias = if has_bias { trial.weight(WeightId(1))[o] } else { 0.0 };
             y.push(error + U * ((total + bias).abs() + bias.abs()));
         }
@@ -76,35 +77,41 @@ struct Sizes {
     after_select: bool,
     /// The weight has one dimension (and one output).
     flat: bool,
+    groups: usize,
     values: Values,
     weights: f32,
     batch: &'static str,
 }
 
 fn add(out: &mut Cases, ty: TensorType, sizes: Sizes) {
-    let Sizes { n_in, n_out, bias, after_select, flat, values, weights, batch } = sizes;
-    let at = match (after_select, flat) {
-        (true, _) => ",outputs",
-        (_, true) => ",flat",
-        _ => "",
+    let Sizes { n_in, n_out, bias, after_select, flat, groups, values, weights, batch } = sizes;
+    let at = match (after_select, flat, groups) {
+        (true, _, _) => ",outputs".into(),
+        (_, true, _) => ",flat".into(),
+        (_, _, 1) => String::new(),
+        _ => format!(",groups={groups}"),
     };
-    let shape = if flat { vec![n_in] } else { vec![n_in, n_out] };
+    let shape = match (flat, groups) {
+        (true, _) => vec![n_in],
+        (_, 1) => vec![n_in, n_out],
+        _ => vec![n_in, n_out, groups],
+    };
     let params =
         format!("in={n_in},out={n_out},bias={bias},x={values},w={weights:e}{at},batch={batch}", bias = bias as u8);
     out.add(ty.name(), params, move |rng| {
-        let mut setup = Setup::new(rng, &[n_in], &Batch::parse(batch)).values(values);
+        let mut setup = Setup::new(rng, &[groups * n_in], &Batch::parse(batch)).values(values);
         if after_select {
             setup = setup.after_select();
         }
         setup.weight("w", ty, &shape, weights);
         if bias {
-            setup.vector("b", &[n_out], |rng, _| rng.normal() * weights);
+            setup.vector("b", &[n_out * groups], |rng, _| rng.normal() * weights);
         }
         let shape = shape.clone();
         let declare = move |b: &mut Builder<'_>, _| {
-            Ok(Linear { weight: b.weight("w", &shape)?, bias: optional(b, "b", &[n_out])? }.into())
+            Ok(Linear { weight: b.weight("w", &shape)?, bias: optional(b, "b", &[n_out * groups])? }.into())
         };
-        setup.finish(declare, move |trial, comparison| errors(trial, comparison, bias))
+        setup.finish(declare, move |trial, comparison| errors(trial, comparison, bias, groups))
     });
 }
 
@@ -117,6 +124,7 @@ pub(super) fn cases(out: &mut Cases) {
             bias,
             after_select: false,
             flat: false,
+            groups: 1,
             values,
             weights,
             batch,
@@ -143,6 +151,9 @@ pub(super) fn cases(out: &mut Cases) {
         add(out, ty, case(256, 64, false, Values::Normal, 1.0, "p129+d1"));
         let logits = case(256, 300, false, Values::Normal, 0.05, "p65?last+d1@5+p3?odd");
         add(out, ty, Sizes { after_select: true, ..logits });
+        let (one, size) = (if block == 1 { 33 } else { block }, if block == 1 { 17 } else { 2 * block });
+        add(out, ty, Sizes { groups: 5, ..case(one, 19, true, Values::Outlier, 0.1, "p33+d1@3+d1") });
+        add(out, ty, Sizes { groups: 3, ..case(size, 64, false, Values::Normal, 0.1, "d1+p5@1") });
         add(out, ty, Sizes { flat: true, ..case(512, 1, true, Values::Normal, 0.05, "p3+d1") });
     }
 }

@@ -8,6 +8,7 @@ mod add;
 mod attention;
 mod batch;
 mod build;
+mod concat;
 mod copy;
 mod delta_rule;
 mod embed;
@@ -16,6 +17,7 @@ mod l2_norm;
 mod layer_norm;
 mod linear;
 mod mul;
+mod reduce;
 mod rms_norm;
 mod rope;
 mod route;
@@ -71,12 +73,14 @@ table! {
     wkv7,
     token_shift,
     activate,
+    reduce,
     softplus,
     add,
     mul,
     scale,
     soft_cap,
     slice,
+    concat,
     select_rows,
     sample,
     copy,
@@ -291,6 +295,29 @@ pub(crate) fn each_elementwise(out: &mut Cases, what: &str, add: impl Fn(&mut Ca
         (33, "p257?last+d1@257", Values::Scaled(10.0)),
     ] {
         add(out, format!("{what}{sep}n={n},x={values},batch={batch}"), n, Batch::parse(batch), values);
+    }
+}
+
+/// Adds the cases of a binary op whose second input has one number for each of equal groups of features;
+/// `rule` gives the bound from both numbers.
+pub(crate) fn each_grouped(out: &mut Cases, op: impl Into<segno_ir::Op>, rule: fn(f64, f64) -> f64) {
+    let op = op.into();
+    for (n, groups, batch) in
+        [(65, 1, "p33?odd+d1@7+d1"), (1024, 1, "p3+d1@2"), (96, 3, "p5+d1@9"), (512, 64, "p33+d1@1+d1")]
+    {
+        let op = op.clone();
+        out.add("F32", format!("groups={groups},n={n},batch={batch}"), move |rng| {
+            let setup = Setup::new(rng, &[n, groups], &Batch::parse(batch)).values(Values::Mixed);
+            let op = op.clone();
+            setup.finish(
+                move |_, _| Ok(op.clone()),
+                move |trial, _| {
+                    let b = |i: usize| trial.inputs[1][i / (n / groups)];
+                    let y = trial.inputs[0].iter().enumerate().map(|(i, a)| rule(*a, b(i)));
+                    Errors { y: y.collect(), states: Vec::new() }
+                },
+            )
+        });
     }
 }
 

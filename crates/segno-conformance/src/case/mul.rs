@@ -1,4 +1,4 @@
-//! Cases of `mul`: two values, a value and one number a row, and a value and a weight.
+//! Cases of `mul`: a value and another or a weight, of the same size or with one number for each group of features.
 //!
 //! Bound: one rounding, `U |a b|`; a weight of a block type also has its decoding's.
 
@@ -6,18 +6,19 @@ use segno_ir::op::Mul;
 use segno_ir::{Builder, WeightId};
 use segno_quant::TensorType;
 
-use super::{Batch, Cases, Errors, Setup, Trial, each_elementwise, elementwise};
+use super::{Batch, Cases, Setup, each_elementwise, each_grouped, elementwise};
 use crate::bound::{TINY, U};
 use crate::random::Values;
 
-fn weighted(out: &mut Cases, ty: TensorType, params: String, n: usize, batch: Batch, values: Values) {
+fn weighted(out: &mut Cases, ty: TensorType, params: String, [n, groups]: [usize; 2], batch: Batch, values: Values) {
     out.add(ty.name(), params, move |rng| {
         let mut setup = Setup::new(rng, &[n], &batch).values(values);
-        setup.weight("w", ty, &[n], 1.0);
-        let declare = move |b: &mut Builder<'_>, _| Ok(Mul { weight: Some(b.weight("w", &[n])?) }.into());
-        setup.finish(declare, |trial, _| {
+        setup.weight("w", ty, &[groups], 1.0);
+        let declare = move |b: &mut Builder<'_>, _| Ok(Mul { weight: Some(b.weight("w", &[groups])?) }.into());
+        setup.finish(declare, move |trial, _| {
             let (w, decode) = (trial.weight(WeightId(0)), trial.decode_errors(WeightId(0)));
-            elementwise(trial, |at, i| at[0].abs() * (w[i].abs() * U + decode[i]) + TINY)
+            let at = |i: usize| i / (n / groups);
+            elementwise(trial, |a, i| a[0].abs() * (w[at(i)].abs() * U + decode[at(i)]) + TINY)
         })
     });
 }
@@ -32,21 +33,22 @@ pub(super) fn cases(out: &mut Cases) {
             )
         });
     });
-    for (n, batch) in [(1, "d1"), (65, "p33?odd+d1@7+d1"), (1024, "p3+d1@2")] {
-        out.add("F32", format!("per row,n={n},batch={batch}"), move |rng| {
-            let setup = Setup::new(rng, &[n, 1], &Batch::parse(batch));
-            let rule = |trial: &Trial<'_>| {
-                let rows = trial.inputs[0].chunks_exact(trial.features).zip(&trial.inputs[1]);
-                let y = rows.flat_map(|(a, b)| a.iter().map(move |a| (a * b).abs() * U + TINY));
-                Errors { y: y.collect(), states: Vec::new() }
-            };
-            setup.finish(|_, _| Ok(Mul { weight: None }.into()), move |trial, _| rule(trial))
-        });
-    }
+    each_grouped(out, Mul { weight: None }, |a, b| (a * b).abs() * U + TINY);
     each_elementwise(out, "weight", |out, params, n, batch, values| {
-        weighted(out, TensorType::F32, params, n, batch, values);
+        weighted(out, TensorType::F32, params, [n, n], batch, values);
     });
+    for (n, groups) in [(65, 1), (96, 3), (1024, 16)] {
+        let params = format!("weight,groups={groups},n={n}");
+        weighted(out, TensorType::F32, params, [n, groups], Batch::parse("p33?odd+d1@7+d1"), Values::Mixed);
+    }
     for ty in [TensorType::F16, TensorType::BF16] {
-        weighted(out, ty, "weight,n=33,x=normal,batch=p3+d1@2".into(), 33, Batch::parse("p3+d1@2"), Values::Normal);
+        weighted(
+            out,
+            ty,
+            "weight,n=33,x=normal,batch=p3+d1@2".into(),
+            [33, 33],
+            Batch::parse("p3+d1@2"),
+            Values::Normal,
+        );
     }
 }

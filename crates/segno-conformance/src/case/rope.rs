@@ -1,4 +1,4 @@
-//! Cases of `rope`: both pairings, part of a head, YaRN, factors, positions up to a million.
+//! Cases of `rope`: both pairings, part of a head, YaRN with whole and exact bounds, factors, large positions.
 //!
 //! Bound: sine and cosine come from the host's f64 table and are rounded to f32, each product is
 //! rounded, and the sum: `3 U (|a cos| + |b sin|)`. Features that do not turn are exact.
@@ -29,7 +29,8 @@ fn errors(trial: &Trial<'_>, op: &Rope, has_factors: bool) -> Errors {
 }
 
 pub(super) fn cases(out: &mut Cases) {
-    let yarn = Some(Yarn { original_context: 4096, beta_fast: 32.0, beta_slow: 1.0 });
+    let yarn = Some(Yarn { original_context: 4096, beta_fast: 32.0, beta_slow: 1.0, truncate: true });
+    let exact = yarn.map(|yarn| Yarn { truncate: false, ..yarn });
     for pairing in [Pairing::Norm, Pairing::Neox] {
         for (heads, head_dim, n_rot, base, freq_scale, yarn, magnitude, factors, values, batch) in [
             (1, 2, 2, 1e4, 1.0, None, 1.0, false, Values::Normal, "p3+d1@2"),
@@ -39,6 +40,7 @@ pub(super) fn cases(out: &mut Cases) {
             (1, 33, 10, 1e4, 0.25, None, 1.0, false, Values::Normal, "d1@7+p5"),
             (2, 128, 128, 1e6, 0.25, yarn, 1.138_629_4, false, Values::Normal, "p5@4094+d1@40000"),
             (2, 96, 80, 5e5, 1.0, None, 1.0, true, Values::Outlier, "p5+d1@8191"),
+            (2, 64, 64, 1.5e5, 0.03125, exact, 1.346_573_6, false, Values::Normal, "p5@4094+d1@40000"),
             (5, 128, 128, 1e4, 0.125, yarn, 1.2, true, Values::Scaled(1e4), "p33@4080?odd+d1@32767"),
         ] {
             let name = match pairing {
@@ -49,7 +51,7 @@ pub(super) fn cases(out: &mut Cases) {
             let params = format!(
                 "{name},heads={heads},dim={head_dim},rot={n_rot},base={base:e},scale={freq_scale},\
                  yarn={},magnitude={magnitude},factors={},x={values},batch={batch}",
-                yarn.is_some() as u8,
+                yarn.map_or(0, |y| 2 - y.truncate as u8),
                 factors as u8,
             );
             out.add("F32", params, move |rng| {

@@ -1,15 +1,17 @@
-//! Cases of `route`: every gating, with and without bias and normalisation, few and many experts, equal logits.
+//! Cases of `route`: every gating, with and without bias, groups and normalisation, few and many experts, equal logits.
 //!
-//! Bounds: the numbers of the experts are exact, as logits are, and scores with a bias lie apart by more
-//! than they can be off. A weight is relatively off by that of the exponential of a difference `d`
+//! Bounds: the numbers of the experts are exact, as logits are, and scores with a bias, and sums of scores of groups,
+//! lie apart by more than they can be off. A weight is relatively off by that of the exponential of a difference `d`
 //! ([`exp_rel`], and `|d| U` for the difference), that of the sum of all, weighted by them, the sum's own
-//! ([`sum`]) and a quotient (2.5 ulp); normalising adds the same of the chosen ones, scaling one rounding.
+//! ([`sum`]) and a quotient (2.5 ulp); normalising adds the same of the chosen ones, scaling one rounding. The root of
+//! softplus keeps half of its relative error and adds 5 ulp.
 
 use segno_ir::WeightId;
 use segno_ir::op::Route;
-use segno_ir::op::route::{Gating, MIN_WEIGHT_SUM};
+use segno_ir::op::route::{ExpertGroups, Gating, MIN_WEIGHT_SUM};
 
 use super::build::optional;
+use super::softplus::softplus;
 use super::{Batch, Cases, Errors, Setup, Trial};
 use crate::bound::{TINY, U, ULP, exp_rel, sigmoid, sigmoid_rel, sum};
 use crate::random::Values;
@@ -36,12 +38,14 @@ fn errors(trial: &Trial<'_>, op: &Route) -> Errors {
         let p: Vec<(f64, f64)> = match op.gating {
             Gating::Softmax => softmax(x),
             Gating::Sigmoid => x.iter().map(|&x| (sigmoid(x), sigmoid_rel(x))).collect(),
+            Gating::SqrtSoftplus => {
+                x.iter().map(|&x| softplus(x)).map(|(y, e)| (y.sqrt(), e / y / 2.0 + 5.0 * ULP)).collect()
+            }
             Gating::SoftmaxChosen => x.iter().map(|&x| (x, 0.0)).collect(),
         };
-        let score = |e: usize| op.bias.map_or(x[e], |id| p[e].0 + trial.weight(id)[e]);
-        let mut experts: Vec<usize> = (0..n).collect();
-        experts.sort_by(|&a, &b| score(b).partial_cmp(&score(a)).unwrap_or(std::cmp::Ordering::Equal));
-        let mut w: Vec<(f64, f64)> = experts[..op.n_used].iter().map(|&e| p[e]).collect();
+        let values: Vec<f64> = p.iter().map(|p| p.0).collect();
+        let experts = op.choose(x, &values, op.bias.map(|id| trial.weight(id)));
+        let mut w: Vec<(f64, f64)> = experts.iter().map(|&e| p[e]).collect();
         if op.gating == Gating::SoftmaxChosen {
             w = softmax(&w.iter().map(|w| w.0).collect::<Vec<_>>());
         }
@@ -61,6 +65,7 @@ struct Sizes {
     n_used: usize,
     gating: Gating,
     bias: bool,
+    groups: Option<ExpertGroups>,
     normalise: bool,
     scale: f32,
     values: Values,
@@ -68,9 +73,10 @@ struct Sizes {
 }
 
 fn add(out: &mut Cases, sizes: Sizes) {
-    let Sizes { n, n_used, gating, bias, normalise, scale, values, batch } = sizes;
+    let Sizes { n, n_used, gating, bias, groups, normalise, scale, values, batch } = sizes;
+    let of_groups = groups.map_or(String::new(), |g| format!(",groups={}/{}", g.n_used, g.count));
     let params = format!(
-        "{gating:?},n={n},used={n_used},bias={},normalise={},scale={scale},x={values},batch={batch}",
+        "{gating:?},n={n},used={n_used},bias={}{of_groups},normalise={},scale={scale},x={values},batch={batch}",
         bias as u8, normalise as u8
     );
     out.add("F32", params, move |rng| {
@@ -79,7 +85,7 @@ fn add(out: &mut Cases, sizes: Sizes) {
             // In steps that weights (at most 1) do not bridge by chance.
             setup.vector("b", &[n], |rng, i| (i * 7 % n) as f32 * 0.37 + rng.uniform() * 0.1);
         }
-        let op = Route { n_used, gating, bias: bias.then_some(WeightId(0)), normalise, scale };
+        let op = Route { n_used, gating, bias: bias.then_some(WeightId(0)), groups, normalise, scale };
         let bounds = op.clone();
         let declare =
             move |b: &mut segno_ir::Builder<'_>, _| Ok(Route { bias: optional(b, "b", &[n])?, ..op.clone() }.into());
@@ -88,7 +94,7 @@ fn add(out: &mut Cases, sizes: Sizes) {
 }
 
 pub(super) fn cases(out: &mut Cases) {
-    use Gating::{Sigmoid, Softmax, SoftmaxChosen};
+    use Gating::{Sigmoid, Softmax, SoftmaxChosen, SqrtSoftplus};
     for (n, n_used, gating, bias, normalise, scale, values, batch) in [
         (1, 1, Softmax, false, true, 1.0, Values::Normal, "d1+p3"),
         (4, 2, Softmax, false, true, 1.0, Values::Normal, "p65+d1@64"),
@@ -104,8 +110,21 @@ pub(super) fn cases(out: &mut Cases) {
         (6, 2, Sigmoid, false, true, 1.0, Values::Scaled(-30.0), "p5+d1"),
         (4, 3, SoftmaxChosen, false, false, 1.0, Values::Normal, "p3+d1"),
         (32, 4, SoftmaxChosen, false, false, 1.0, Values::Mixed, "p17+d1@5"),
+        (32, 3, SqrtSoftplus, false, true, 1.0, Values::Normal, "p17+d1@5"),
+        (64, 6, SqrtSoftplus, true, false, 2.5, Values::Scaled(8.0), "p5+d1"),
         (65, 4, SoftmaxChosen, true, true, 1.5, Values::Normal, "p3+d1"),
     ] {
-        add(out, Sizes { n, n_used, gating, bias, normalise, scale, values, batch });
+        add(out, Sizes { n, n_used, gating, bias, groups: None, normalise, scale, values, batch });
+    }
+    for (n, n_used, gating, bias, [count, best], normalise, values, batch) in [
+        (8, 1, Softmax, false, [8, 1], true, Values::Normal, "p9+d1"),
+        (64, 6, Softmax, false, [8, 3], false, Values::Normal, "p33?odd+d1@64"),
+        (256, 8, Sigmoid, true, [8, 4], true, Values::Normal, "p17+d1@3+d1"),
+        (160, 6, SqrtSoftplus, true, [32, 3], true, Values::Scaled(3.0), "p5+d1"),
+        (36, 4, SoftmaxChosen, false, [3, 3], false, Values::Normal, "p7+d1"),
+        (1024, 8, Sigmoid, true, [256, 2], true, Values::Normal, "p3+d1"),
+    ] {
+        let groups = Some(ExpertGroups { count, n_used: best });
+        add(out, Sizes { n, n_used, gating, bias, groups, normalise, scale: 1.0, values, batch });
     }
 }

@@ -52,6 +52,7 @@ pub(super) fn cases(out: &mut Cases) {
         (TensorType::F32, 257, 4, true, true, 1, Values::Scaled(100.0), "p3+d1@4"),
         (TensorType::F32, 65, 7, false, false, 3, Values::Normal, "p4!1!3+p9!6+d1@9"),
         (TensorType::F32, 512, 4, false, true, 1, Values::Scaled(1e-6), "p7+d1@5+d1"),
+        (TensorType::F32, 40, 4, false, true, 1, Values::Normal, "p5+d1@3"),
         (TensorType::F16, 48, 4, false, true, 1, Values::Normal, "p5+d1@3"),
         (TensorType::F32, 96, 4, false, true, 1, Values::Normal, "p257!64!100!128!192!256?last+d1@257"),
     ] {
@@ -60,13 +61,15 @@ pub(super) fn cases(out: &mut Cases) {
             format!("channels={channels},k={kernel},bias={b},silu={s},copies={copies},x={values},batch={batch}");
         out.add(ty.name(), params, move |rng| {
             let mut setup = Setup::new(rng, &[channels], &Batch::parse(batch)).values(values).copies(copies);
-            setup.weight("w", ty, &[kernel, channels], 0.5);
             if bias {
                 setup.vector("b", &[channels], |rng, _| rng.normal());
             }
+            // As files of Kimi-Linear have it.
+            let shape = if channels == 40 { vec![kernel, 1, channels] } else { vec![kernel, channels] };
+            setup.weight("w", ty, &shape, 0.5);
             let declare = move |b: &mut Builder<'_>, copy| {
                 let state = declare_state(b, copy, &[channels, kernel - 1]);
-                let weight = b.weight("w", &[kernel, channels])?;
+                let weight = b.weight("w", &shape)?;
                 Ok(ShortConv { state, weight, bias: optional(b, "b", &[channels])?, silu }.into())
             };
             setup.finish(declare, move |trial, _| errors(trial, kernel, bias, silu))

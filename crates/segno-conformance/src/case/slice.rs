@@ -1,4 +1,4 @@
-//! Cases of `slice`: one run (a view) and several, at odd offsets and strides.
+//! Cases of `slice`: one run (a view) and several, at odd offsets and strides; one that repeats.
 //!
 //! Bound: none, features are moved.
 
@@ -18,6 +18,7 @@ pub(super) fn cases(out: &mut Cases) {
         (90, 0, 3, 3, 30, "p3+d1"),
         (1024, 128, 128, 256, 4, "p3+d2@7"),
         (63, 2, 5, 2, 20, "p3+d1@9"),
+        (33, 4, 29, 0, 5, "p7+d1@3"),
     ] {
         let params = format!("n={n},offset={offset},width={width},stride={stride},count={count},batch={batch}");
         out.add("F32", params, move |rng| {

@@ -1,4 +1,4 @@
-//! Cases of `softplus`: with and without bias and factor.
+//! Cases of `softplus`: with and without bias and factor, the factor of features or of groups of them.
 //!
 //! Bound, absolute, for `a ln(1 + exp(s))`, `s = x + b`: the sum's rounding `U |s|` comes through by
 //! `sigmoid(s)`, as does [`exp_rel`]; `1 + exp(s)` is rounded, which moves the logarithm by U; the
@@ -13,10 +13,8 @@ use super::{Batch, Cases, Setup, Trial, each_elementwise, elementwise};
 use crate::bound::{TINY, U, ULP, exp_rel, sigmoid};
 use crate::random::Values;
 
-fn error(trial: &Trial<'_>, bias: bool, factor: bool, x: f64, feature: usize) -> f64 {
-    let b = if bias { trial.weight(WeightId(0))[feature] } else { 0.0 };
-    let a = if factor { trial.weight(WeightId(bias as u32))[feature] } else { 1.0 };
-    let s = x + b;
+/// `ln(1 + exp(s))` of a sum that is rounded, and what it may be off by.
+pub(super) fn softplus(s: f64) -> (f64, f64) {
     let (value, mut error) = match s > 20.0 {
         true => (s, U * s),
         false => {
@@ -28,11 +26,26 @@ fn error(trial: &Trial<'_>, bias: bool, factor: bool, x: f64, feature: usize) ->
     if (s - 20.0).abs() < 1e-4 {
         error += 2.1e-9;
     }
+    (value, error)
+}
+
+fn error(trial: &Trial<'_>, bias: bool, factor: bool, x: f64, feature: usize) -> f64 {
+    let b = if bias { trial.weight(WeightId(0))[feature] } else { 0.0 };
+    let a = match factor {
+        true => {
+            let factors = trial.weight(WeightId(bias as u32));
+            factors[feature / (trial.features / factors.len())]
+        }
+        false => 1.0,
+    };
+    let (value, error) = softplus(x + b);
     a.abs() * (error + U * value) + TINY
 }
 
 pub(super) fn cases(out: &mut Cases) {
-    for (bias, factor) in [(true, true), (false, false), (true, false), (false, true)] {
+    for (bias, factor, width) in
+        [(true, true, 1), (false, false, 1), (true, false, 1), (false, true, 1), (true, true, 31)]
+    {
         let add = |out: &mut Cases, params: String, n: usize, batch: Batch, values: Values| {
             out.add("F32", params, move |rng| {
                 let mut setup = Setup::new(rng, &[n], &batch).values(values);
@@ -41,11 +54,11 @@ pub(super) fn cases(out: &mut Cases) {
                 }
                 if factor {
                     // As models have it: minus the exponential of a learnt logarithm.
-                    setup.vector("factor", &[n], |rng, _| -rng.between(-6.0, 3.0).exp());
+                    setup.vector("factor", &[n / width], |rng, _| -rng.between(-6.0, 3.0).exp());
                 }
                 let declare = move |b: &mut Builder<'_>, _| {
                     let bias = optional(b, "bias", &[n])?;
-                    Ok(Softplus { bias, factor: optional(b, "factor", &[n])? }.into())
+                    Ok(Softplus { bias, factor: optional(b, "factor", &[n / width])? }.into())
                 };
                 setup.finish(declare, move |trial, _| {
                     elementwise(trial, |at, feature| error(trial, bias, factor, at[0], feature))
@@ -53,10 +66,12 @@ pub(super) fn cases(out: &mut Cases) {
             });
         };
         let what = format!("bias={},factor={}", bias as u8, factor as u8);
-        match bias == factor {
+        let batch = "p3+d1@2";
+        match bias == factor && width == 1 {
             true => each_elementwise(out, &what, add),
             false => {
-                add(out, format!("{what},n=31,x=normal,batch=p3+d1@2"), 31, Batch::parse("p3+d1@2"), Values::Normal)
+                let n = 31 * if width > 1 { 5 } else { 1 };
+                add(out, format!("{what},n={n},x=normal,batch={batch}"), n, Batch::parse(batch), Values::Normal)
             }
         }
     }

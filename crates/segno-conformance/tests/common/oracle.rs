@@ -178,7 +178,7 @@ impl OracleProgram {
         let mut offset = 0;
         for &member in &layout.groups[layout.group_of(state).unwrap_or(0)].members {
             let Some(dims) = KvDims::of(&self.graph.states[member.0 as usize]) else { continue };
-            let (k, v) = (4 * dims.n_head_kv * dims.d_k, 4 * dims.n_head_kv * dims.d_v);
+            let (k, v) = (4 * dims.n_head_kv * dims.d_k, 4 * dims.n_head_kv * dims.d_v_stored());
             if member == state {
                 return [(offset + token * k, k), (offset + PAGE * k + token * v, v)];
             }

@@ -22,10 +22,8 @@ const QUERIES: usize = 32;
 
 pub(super) struct Attention {
     member: Member,
-    n_head: usize,
-    scale: f32,
+    op: op::Attention,
     sinks: Option<Arc<[f32]>>,
-    soft_cap: Option<f32>,
     appends: bool,
 }
 
@@ -41,14 +39,7 @@ pub(super) fn prepare(setup: &Setup<'_>, op: &op::Attention, node: &Node) -> Res
     if KvDims::of(&setup.graph.states[op.state.0 as usize]) != Some(member.dims) {
         return Err(unsupported(node, "the pool was planned for another graph"));
     }
-    Ok(Attention {
-        member,
-        n_head: op.n_head,
-        scale: op.scale,
-        sinks: setup.optional(op.sinks)?,
-        soft_cap: op.soft_cap,
-        appends: node.inputs.len() == 3,
-    })
+    Ok(Attention { member, op: op.clone(), sinks: setup.optional(op.sinks)?, appends: node.inputs.len() > 1 })
 }
 
 /// Some rows of a span and some heads of one key/value head.
@@ -85,7 +76,9 @@ impl Attention {
         let (page, token) = (self.page(cx, r, position), position % PAGE);
         let bytes = cx.groups[m.group].bytes;
         store(cx.kernels, bytes, page + m.k_offset + token * m.k_bytes(), m.k_type, cx.input(1, r));
-        store(cx.kernels, bytes, page + m.v_offset + token * m.v_bytes(), m.v_type, cx.input(2, r));
+        if !m.dims.v_in_k {
+            store(cx.kernels, bytes, page + m.v_offset + token * m.v_bytes(), m.v_type, cx.input(2, r));
+        }
     }
 
     /// Stored keys (or values) of a key/value head in a page; blocks are decoded to `scratch`, of the tokens `seen`.
@@ -99,11 +92,13 @@ impl Attention {
         scratch: &'a mut [f32],
     ) -> FloatRows<'a> {
         let m = &self.member;
-        let (ty, offset, stride, n) = match keys {
-            true => (m.k_type, m.k_offset, m.k_bytes(), m.dims.d_k),
-            false => (m.v_type, m.v_offset, m.v_bytes(), m.dims.d_v),
+        let KvDims { d_k, d_v, v_in_k, .. } = m.dims;
+        // Of each head: where its numbers begin, and how many of them are wanted.
+        let (ty, offset, stride, head, n) = match keys || v_in_k {
+            true => (m.k_type, m.k_offset, m.k_bytes(), d_k, if keys { d_k } else { d_v }),
+            false => (m.v_type, m.v_offset, m.v_bytes(), d_v, d_v),
         };
-        let skip = kv * ty.bytes(n);
+        let skip = kv * ty.bytes(head);
         // SAFETY: all rows of the step were stored before; nobody writes pages now.
         let bytes = unsafe { cx.groups[m.group].bytes.get(page + offset + skip, stride * PAGE - skip) };
         let load = match ty {
@@ -120,7 +115,7 @@ impl Attention {
 
     fn task(&self, cx: &Cx<'_>, task: Task, scratch: Scratch<'_>) {
         let KvDims { n_head_kv, d_k, d_v, .. } = self.member.dims;
-        let kv = task.head / (self.n_head / n_head_kv);
+        let kv = task.head / (self.op.n_head / n_head_kv);
         let queries = task.rows * task.heads;
         let Scratch { q, weights, y, keys: k_scratch, values: v_scratch } = scratch;
         let (weights, y) = (&mut weights[..queries], &mut y[..queries * d_v]);
@@ -154,7 +149,8 @@ impl Attention {
                     let mut shrink = [0.0; QUERIES];
                     for i in part.clone() {
                         let softmax = cx.kernels.softmax_block;
-                        shrink[i] = softmax(&mut weights[i], seen, self.scale, self.soft_cap, &mut sums[i]);
+                        let scale = self.op.scale_at(cx.rows[task.row + i / task.heads].position) as f32;
+                        shrink[i] = softmax(&mut weights[i], seen, scale, self.op.soft_cap, &mut sums[i]);
                     }
                     let sum = Weighted { v, seen, weights: &weights[part.clone()], shrink: &shrink[part.clone()] };
                     (cx.kernels.weighted_sums)(&sum, &mut y[part.start * d_v..part.end * d_v]);
@@ -203,7 +199,7 @@ impl Run for Attention {
             cx.threads.split(cx.n_rows, 1, most, &|_, rows| rows.for_each(|r| self.append(cx, r)));
         }
         // Few rows: heads are split so that every thread has a task.
-        let per_kv = self.n_head / n_head_kv;
+        let per_kv = self.op.n_head / n_head_kv;
         let splits = cx.threads.n().div_ceil(cx.n_rows.max(1) * n_head_kv).min(per_kv);
         let heads = per_kv.div_ceil(splits.max(1)).min(QUERIES);
         let rows = (QUERIES / heads).max(1);

@@ -23,6 +23,8 @@ pub(super) struct ExpertLinear {
     /// The experts' rows, one expert after the other.
     weight: Matrix,
     bias: Option<Arc<[f32]>>,
+    /// On the products of each expert.
+    factor: Option<Arc<[f32]>>,
     form: Form,
     /// Whether this op rounds its input; if not, an op before it has.
     round: bool,
@@ -67,6 +69,7 @@ pub(super) fn prepare(setup: &mut Setup<'_>, op: &op::ExpertLinear, node: &Node)
     Ok(ExpertLinear {
         weight,
         bias: setup.optional(op.bias)?,
+        factor: setup.optional(op.factor)?,
         form,
         round,
         n_used: op.n_used,
@@ -113,8 +116,9 @@ impl ExpertLinear {
             // SAFETY: these outputs are this thread's.
             false => unsafe { cx.output(r, s * self.n_out + outs.start..s * self.n_out + outs.end) },
         };
+        let factor = self.factor.as_ref().map_or(1.0, |f| f[expert]);
         for ((to, o), y) in to.iter_mut().zip(outs.clone()).zip(y) {
-            *to = y + self.bias.as_ref().map_or(0.0, |b| b[expert * self.n_out + o]);
+            *to = y * factor + self.bias.as_ref().map_or(0.0, |b| b[expert * self.n_out + o]);
         }
     }
 

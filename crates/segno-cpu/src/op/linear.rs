@@ -80,6 +80,8 @@ pub(super) struct Linear {
     form: Form,
     /// Whether this op rounds its input; if not, an op before it has.
     round: bool,
+    /// Matrices, each with features of its own.
+    groups: usize,
 }
 
 pub(super) fn prepare(setup: &mut Setup<'_>, op: &op::Linear, node: &Node) -> Result<Linear, DeviceError> {
@@ -89,10 +91,15 @@ pub(super) fn prepare(setup: &mut Setup<'_>, op: &op::Linear, node: &Node) -> Re
         Form::Block(block) => setup.round(block.rounding, node.inputs[0]),
         _ => false,
     };
-    Ok(Linear { weight, bias: setup.optional(op.bias)?, form, round })
+    Ok(Linear { weight, bias: setup.optional(op.bias)?, form, round, groups: setup.decl(op.weight).n_groups() })
 }
 
 impl Linear {
+    /// The group of features that an output reads.
+    fn group(&self, o: usize) -> usize {
+        o * self.groups / self.weight.n_out
+    }
+
     fn bias(&self, o: usize) -> f32 {
         self.bias.as_ref().map_or(0.0, |b| b[o])
     }
@@ -116,7 +123,8 @@ impl Linear {
                 return;
             }
             let to = (from + rows).min(cx.n_rows);
-            let x = Inputs { x: cx.input_rows(0, from, to), stride, rows: to - from };
+            let x = &cx.input_rows(0, from, to)[self.group(first) * w.n..];
+            let x = Inputs { x, stride, rows: to - from };
             let y =
                 Outputs { y: cx.arena, offset: cx.out.offset + from * cx.out.stride + first, stride: cx.out.stride };
             (cx.kernels.products)(w, &x, &y);
@@ -155,9 +163,10 @@ impl Linear {
         WeightRows { bytes: &self.weight.bytes()[from * stride..to * stride], stride, n: to - from }
     }
 
-    fn rounded<'a>(&self, cx: &Cx<'a>, rounding: Rounding, r: usize) -> QuantRow<'a> {
+    /// What the outputs of a group read of a row.
+    fn rounded<'a>(&self, cx: &Cx<'a>, rounding: Rounding, r: usize, group: usize) -> QuantRow<'a> {
         // SAFETY: rounded before the products began.
-        unsafe { cx.rounded[rounding.index()].get(r, self.weight.n_in) }
+        unsafe { cx.rounded[rounding.index()].get(r * self.groups + group, self.weight.n_in) }
     }
 
     /// Eight outputs of a row.
@@ -175,7 +184,7 @@ impl Linear {
             let to = (from + WIDE).min(outs.end);
             let w = self.rows_of(from, to);
             for r in 0..cx.n_rows {
-                (block.dot)(&w, self.rounded(cx, block.rounding, r), &mut y);
+                (block.dot)(&w, self.rounded(cx, block.rounding, r, self.group(from)), &mut y);
                 self.put(cx, r, from..to, &y);
             }
         }
@@ -197,7 +206,7 @@ impl Linear {
                 }
                 let n = TALL.min(cx.n_rows - r);
                 let x: [QuantRow<'_>; TALL] =
-                    std::array::from_fn(|i| self.rounded(cx, block.rounding, r + i.min(n - 1)));
+                    std::array::from_fn(|i| self.rounded(cx, block.rounding, r + i.min(n - 1), self.group(first)));
                 for (from, packed) in group.clone().step_by(WIDE).zip(scratch.chunks_exact(bytes)) {
                     (panel.product)(packed, &x[..n], &mut y);
                     for (i, y) in y[..n].iter().enumerate() {
@@ -238,13 +247,17 @@ impl Run for Linear {
         cx.threads.split(n_out, WIDE, most, &|thread, outs| {
             // SAFETY: the scratch of this thread.
             let scratch = unsafe { cx.scratch(thread) };
-            match &self.form {
-                Form::Float(ty) => self.float(cx, *ty, outs),
-                Form::Decoded => self.decoded(cx, outs, scratch),
-                Form::Block(block) => match &block.panel {
-                    Some(panel) if cx.n_rows >= PANEL_ROWS => self.panels(cx, block, panel, outs, scratch),
-                    _ => self.dots(cx, block, outs),
-                },
+            let size = n_out / self.groups;
+            for group in outs.start / size..outs.end.div_ceil(size) {
+                let outs = outs.start.max(group * size)..outs.end.min((group + 1) * size);
+                match &self.form {
+                    Form::Float(ty) => self.float(cx, *ty, outs),
+                    Form::Decoded => self.decoded(cx, outs, scratch),
+                    Form::Block(block) => match &block.panel {
+                        Some(panel) if cx.n_rows >= PANEL_ROWS => self.panels(cx, block, panel, outs, scratch),
+                        _ => self.dots(cx, block, outs),
+                    },
+                }
             }
         });
         Ok(())

@@ -3,6 +3,7 @@
 mod activate;
 mod add;
 mod attention;
+mod concat;
 mod delta_rule;
 mod embed;
 mod expert_linear;
@@ -10,6 +11,7 @@ mod l2_norm;
 mod layer_norm;
 mod linear;
 mod mul;
+mod reduce;
 mod rms_norm;
 mod rope;
 mod route;
@@ -26,6 +28,7 @@ mod token_shift;
 mod wkv6;
 mod wkv7;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use segno_ir::{DeviceError, Domain, Graph, Node, Op, PoolPlan, ProgramLimits, StateId, ValueId, WeightDecl, WeightId};
@@ -95,6 +98,17 @@ fn unsupported(node: &Node, reason: &str) -> DeviceError {
     DeviceError::Unsupported { device: "CPU".into(), op: node.op.name().into(), reason: reason.into() }
 }
 
+/// The parts of some of `n` columns, counted from the first of them, that share a number of `b`, which has one for
+/// each of equal groups of columns.
+fn shared(n: usize, b: &[f32], columns: Range<usize>) -> impl Iterator<Item = (Range<usize>, f32)> {
+    let width = n / b.len();
+    let groups = columns.start / width..columns.end.div_ceil(width);
+    groups.map(move |g| {
+        let (from, to) = ((g * width).max(columns.start), ((g + 1) * width).min(columns.end));
+        (from - columns.start..to - columns.start, b[g])
+    })
+}
+
 /// Whether an op reads positions or states, which rows have in their step only.
 fn needs_token_rows(op: &Op) -> bool {
     matches!(op, Op::Embed(_) | Op::Rope(_) | Op::SelectRows(_)) || op.state().is_some()
@@ -124,12 +138,14 @@ pub(crate) fn prepare(setup: &mut Setup<'_>, node: &Node) -> Result<Box<dyn Run>
         Op::Wkv7(op) => Box::new(wkv7::prepare(setup, op)?),
         Op::TokenShift(op) => Box::new(token_shift::prepare(setup, op)?),
         Op::Activate(op) => Box::new(activate::Activate { function: op.function }),
+        Op::Reduce(op) => Box::new(reduce::Reduce { op: op.clone() }),
         Op::Softplus(op) => Box::new(softplus::prepare(setup, op)?),
         Op::Add(_) => Box::new(add::Add),
         Op::Mul(op) => Box::new(mul::prepare(setup, op)?),
         Op::Scale(op) => Box::new(scale::Scale { factor: op.factor }),
         Op::SoftCap(op) => Box::new(soft_cap::SoftCap { cap: op.cap }),
         Op::Slice(op) => Box::new(slice::prepare(op)),
+        Op::Concat(op) => Box::new(concat::Concat { count: op.count }),
         Op::SelectRows(_) => Box::new(select_rows::SelectRows),
         _ => return Err(unsupported(node, "the CPU backend does not have it")),
     })
@@ -156,12 +172,14 @@ pub(crate) fn is_known(op: &Op) -> bool {
             | Op::Wkv7(_)
             | Op::TokenShift(_)
             | Op::Activate(_)
+            | Op::Reduce(_)
             | Op::Softplus(_)
             | Op::Add(_)
             | Op::Mul(_)
             | Op::Scale(_)
             | Op::SoftCap(_)
             | Op::Slice(_)
+            | Op::Concat(_)
             | Op::SelectRows(_)
     )
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use segno_ir::{DeviceError, op};
 
-use super::{Run, Setup};
+use super::{Run, Setup, shared};
 use crate::context::Cx;
 
 pub(super) struct Mul {
@@ -22,9 +22,11 @@ impl Run for Mul {
             let b = self.weight.as_deref().unwrap_or_else(|| cx.input(1, r));
             // SAFETY: `elementwise` gives each number to one thread.
             let y = unsafe { cx.output(r, columns.clone()) };
-            match b {
-                [b] => y.iter_mut().zip(a).for_each(|(y, a)| *y = a * b),
-                b => y.iter_mut().zip(a.iter().zip(&b[columns])).for_each(|(y, (a, b))| *y = a * b),
+            if b.len() == cx.out.features {
+                return y.iter_mut().zip(a.iter().zip(&b[columns])).for_each(|(y, (a, b))| *y = a * b);
+            }
+            for (part, b) in shared(cx.out.features, b, columns) {
+                y[part.clone()].iter_mut().zip(&a[part]).for_each(|(y, a)| *y = a * b);
             }
         });
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use segno_ir::op::route::{Gating, MIN_WEIGHT_SUM};
+use segno_ir::op::route::{ExpertGroups, Gating, MIN_WEIGHT_SUM};
 use segno_ir::{DeviceError, op};
 
 use super::{Run, Setup};
@@ -20,15 +20,15 @@ pub(super) fn prepare(setup: &Setup<'_>, op: &op::Route) -> Result<Route, Device
     Ok(Route { op: op.clone(), bias: setup.optional(op.bias)? })
 }
 
-/// Floats of scratch of a thread: weights and scores of `n_expert` experts.
+/// Floats of scratch of a thread: weights and scores of `n_expert` experts, and the scores of groups.
 pub(super) fn scratch_floats(n_expert: usize) -> usize {
-    2 * n_expert
+    3 * n_expert
 }
 
 impl Route {
     fn row(&self, cx: &Cx<'_>, x: &[f32], scratch: &mut [f32], y: &mut [f32]) {
         let (p, score) = scratch.split_at_mut(x.len());
-        let score = &mut score[..x.len()];
+        let (score, of_groups) = score.split_at_mut(x.len());
         match self.op.gating {
             Gating::Softmax => softmax(cx, x, score, p),
             Gating::Sigmoid => {
@@ -36,15 +36,24 @@ impl Route {
                 (cx.kernels.exp_all)(score, p);
                 p.iter_mut().for_each(|p| *p = 1.0 / (1.0 + *p));
             }
+            Gating::SqrtSoftplus => {
+                p.copy_from_slice(x);
+                (cx.kernels.softplus_in_place)(p);
+                p.iter_mut().for_each(|p| *p = p.sqrt());
+            }
             Gating::SoftmaxChosen => p.copy_from_slice(x),
         }
         for (e, s) in score.iter_mut().enumerate() {
-            let value = self.bias.as_ref().map_or(x[e], |bias| p[e] + bias[e]);
+            let raw = if self.op.groups.is_some() { p[e] } else { x[e] };
+            let value = self.bias.as_ref().map_or(raw, |bias| p[e] + bias[e]);
             *s = if value.is_nan() { f32::NEG_INFINITY } else { value };
+        }
+        // Those that are chosen, or cannot be, become NaN.
+        if let Some(groups) = self.op.groups {
+            choose_groups(groups, score, &mut of_groups[..groups.count]);
         }
         let (w, ids) = y.split_at_mut(self.op.n_used);
         for (w, id) in w.iter_mut().zip(ids) {
-            // Those that are chosen become NaN.
             let mut best: Option<usize> = None;
             for (e, s) in score.iter().enumerate() {
                 if !s.is_nan() && best.is_none_or(|b| *s > score[b]) {
@@ -62,6 +71,29 @@ impl Route {
         }
         let sum = if self.op.normalise { w.iter().sum::<f32>().max(MIN_WEIGHT_SUM) } else { 1.0 };
         w.iter_mut().for_each(|w| *w = *w * self.op.scale / sum);
+    }
+}
+
+/// Makes the scores of experts NaN that are not in one of the best groups.
+fn choose_groups(groups: ExpertGroups, score: &mut [f32], of_groups: &mut [f32]) {
+    let size = score.len() / groups.count;
+    for (total, score) in of_groups.iter_mut().zip(score.chunks_exact(size)) {
+        let mut best = [f32::NEG_INFINITY; 2];
+        for &s in score {
+            if s > best[0] {
+                best = [s, best[0]];
+            } else if s > best[1] {
+                best[1] = s;
+            }
+        }
+        *total = if size > 1 { best[0] + best[1] } else { best[0] };
+    }
+    for (g, score) in score.chunks_exact_mut(size).enumerate() {
+        let own = of_groups[g];
+        let better = of_groups.iter().enumerate().filter(|&(o, other)| *other > own || (*other == own && o < g));
+        if better.count() >= groups.n_used {
+            score.fill(f32::NAN);
+        }
     }
 }
 

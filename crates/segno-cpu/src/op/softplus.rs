@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use segno_ir::{DeviceError, op};
 
-use super::{Run, Setup};
+use super::{Run, Setup, shared};
 use crate::context::Cx;
 
 pub(super) struct Softplus {
@@ -27,7 +27,9 @@ impl Run for Softplus {
             }
             (cx.kernels.softplus_in_place)(y);
             if let Some(factor) = &self.factor {
-                y.iter_mut().zip(&factor[columns]).for_each(|(y, a)| *y *= a);
+                for (part, a) in shared(cx.out.features, factor, columns) {
+                    y[part].iter_mut().for_each(|y| *y *= a);
+                }
             }
         });
         Ok(())

@@ -69,6 +69,7 @@ pub(super) fn activate<const FMA: bool>(function: Activation, gate: &[f32], up: 
         Activation::Silu => go!(|x: f32| x * sigmoid::<FMA>(x)),
         Activation::Gelu => go!(gelu::<FMA>),
         // `max` would turn NaN into 0.
+        Activation::Relu => go!(|x: f32| if x < 0.0 { 0.0 } else { x }),
         Activation::Relu2 => go!(|x: f32| if x < 0.0 { 0.0 } else { x * x }),
         Activation::Sigmoid => go!(sigmoid::<FMA>),
         Activation::Tanh => go!(tanh::<FMA>),

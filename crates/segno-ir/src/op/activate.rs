@@ -9,6 +9,8 @@ pub enum Activation {
     Silu,
     /// `x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))`.
     Gelu,
+    /// `max(x, 0)`.
+    Relu,
     /// `max(x, 0)^2`.
     Relu2,
     /// `1 / (1 + exp(-x))`.
@@ -39,6 +41,7 @@ impl Activation {
                 let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
                 0.5 * x * (1.0 + inner.tanh())
             }
+            Activation::Relu => x.max(0.0),
             Activation::Relu2 => x.max(0.0).powi(2),
             Activation::Sigmoid => sigmoid(x),
             Activation::Tanh => x.tanh(),

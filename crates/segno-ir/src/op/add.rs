@@ -1,8 +1,9 @@
-//! `y = a + b`.
+//! `y = a + b`, elementwise; `b` has as many features as `a`, or one number for each of equal groups of them.
 
 use super::{Cost, OpContext, OpRule, Shapes, same_domain};
 
-/// Attributes of `add`: none. Inputs: two values of the same size.
+/// Attributes of `add`: none. Inputs: two values, the second of the same size or of as many features as
+/// there are groups: one, where the whole row is a group.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Add;
 
@@ -12,7 +13,7 @@ impl OpRule for Add {
     fn infer(&self, shapes: &Shapes<'_>) -> Result<usize, String> {
         shapes.expect_inputs(2)?;
         same_domain(shapes.domains)?;
-        shapes.expect_features(1, "the second input", shapes.inputs[0])?;
+        shapes.expect_groups(shapes.inputs[1], shapes.inputs[0], "the second input")?;
         Ok(shapes.inputs[0])
     }
 
@@ -21,6 +22,8 @@ impl OpRule for Add {
     }
 
     fn reference(&self, cx: &mut OpContext<'_>) -> Vec<f64> {
-        cx.input(0).iter().zip(cx.input(1)).map(|(a, b)| a + b).collect()
+        let width = cx.features() / cx.input_features(1);
+        let b = cx.input(1);
+        cx.input(0).iter().enumerate().map(|(i, a)| a + b[i / width]).collect()
     }
 }

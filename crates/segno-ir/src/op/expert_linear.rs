@@ -1,6 +1,6 @@
 //! Matrix products with the experts that [`route`](super::route) chose.
 //!
-//! `y[r, s, o] = sum_i W[e, o, i] x[r, s, i] + b[e, o]` with `e` the s-th expert of row `r`; or their
+//! `y[r, s, o] = f[e] sum_i W[e, o, i] x[r, s, i] + b[e, o]` with `e` the s-th expert of row `r`; or their
 //! weighted sum in the router's order, `y[r, o] = sum_s w[r, s] y[r, s, o]`.
 
 use super::{Cost, OpContext, OpRule, Shapes, same_domain};
@@ -14,6 +14,8 @@ pub struct ExpertLinear {
     pub weight: WeightId,
     /// `[out, n_expert]`.
     pub bias: Option<WeightId>,
+    /// f, `[n_expert]`.
+    pub factor: Option<WeightId>,
     /// Experts of a row.
     pub n_used: usize,
     /// The weighted sum (`out` features) instead of each result (`n_used * out`).
@@ -42,11 +44,14 @@ impl OpRule for ExpertLinear {
         if let Some(bias) = self.bias {
             shapes.expect_weight(bias, &[n_out, n_expert])?;
         }
+        if let Some(factor) = self.factor {
+            shapes.expect_weight(factor, &[n_expert])?;
+        }
         Ok(if self.combine { n_out } else { self.n_used * n_out })
     }
 
     fn weights(&self) -> Vec<WeightId> {
-        std::iter::once(self.weight).chain(self.bias).collect()
+        std::iter::once(self.weight).chain(self.bias).chain(self.factor).collect()
     }
 
     fn cost(&self, shapes: &Shapes<'_>) -> Cost {
@@ -63,7 +68,7 @@ impl OpRule for ExpertLinear {
         let n_in = cx.weight_shape(self.weight)[0] as usize;
         let n_out = cx.weight_shape(self.weight)[1] as usize;
         let w = cx.weight(self.weight);
-        let bias = self.bias.map(|id| cx.weight(id));
+        let (bias, factor) = (self.bias.map(|id| cx.weight(id)), self.factor.map(|id| cx.weight(id)));
         let mut y = vec![0.0; cx.rows() * n_y];
         let rows = cx.input(0).chunks_exact(n_x).zip(cx.input(1).chunks_exact(2 * k));
         for ((x, route), y) in rows.zip(y.chunks_exact_mut(n_y)) {
@@ -72,7 +77,7 @@ impl OpRule for ExpertLinear {
                 let x = if n_x == n_in { x } else { &x[s * n_in..][..n_in] };
                 for o in 0..n_out {
                     let dot: f64 = w[(e * n_out + o) * n_in..][..n_in].iter().zip(x).map(|(w, x)| w * x).sum();
-                    let result = dot + bias.map_or(0.0, |b| b[e * n_out + o]);
+                    let result = dot * factor.map_or(1.0, |f| f[e]) + bias.map_or(0.0, |b| b[e * n_out + o]);
                     match self.combine {
                         true => y[o] += route[s] * result,
                         false => y[s * n_out + o] = result,

@@ -57,6 +57,20 @@ impl Shapes<'_> {
         Err(format!("{} has shape {:?}, expected {n} elements", decl.name, decl.shape))
     }
 
+    /// Fails unless `n` numbers are one for each of equal groups of `features` features.
+    pub fn expect_groups(&self, n: usize, features: usize, what: &str) -> Result<(), String> {
+        if n > 0 && features.is_multiple_of(n) {
+            return Ok(());
+        }
+        Err(format!("{what} has {n} numbers, expected {features}, or one for each of equal groups of them"))
+    }
+
+    /// As [`expect_groups`](Self::expect_groups), of a weight's elements.
+    pub fn expect_weight_groups(&self, id: WeightId, features: usize) -> Result<(), String> {
+        let decl = self.weight(id)?;
+        self.expect_groups(decl.n_elements(), features, &format!("{} of shape {:?}", decl.name, decl.shape))
+    }
+
     /// Fails unless the state is recurrent with this shape.
     pub fn expect_recurrent(&self, id: StateId, expected: &[u32]) -> Result<(), String> {
         match self.states.get(id.0 as usize) {
@@ -160,12 +174,14 @@ ops! {
     wkv7: Wkv7, "recurrence of RWKV-7: decay and a change of rank one";
     token_shift: TokenShift, "difference of each row to the one before";
     activate: Activate, "elementwise activation, alone or as a gate";
+    reduce: Reduce, "a number for each group of features: sum, norm or standard deviation";
     softplus: Softplus, "softplus with a bias before and a factor after";
-    add: Add, "sum of two values";
-    mul: Mul, "product of two values, or of a value and a weight";
+    add: Add, "sum of two values, or of a value and a number for each group of features";
+    mul: Mul, "product of a value and another or a weight, of its size or one number for each group";
     scale: Scale, "product with a constant";
     soft_cap: SoftCap, "smooth limit by the hyperbolic tangent";
     slice: Slice, "some of the features";
+    concat: Concat, "the features of several values, group by group";
     select_rows: SelectRows, "those rows whose outputs are wanted";
 }
 

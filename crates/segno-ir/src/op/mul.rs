@@ -1,12 +1,13 @@
-//! `y = a * b`, elementwise; `b` is a value, one number a row, or a weight that is the same for every row.
+//! `y = a * b`, elementwise; `b` is a value, or a weight that is the same for every row. It has as many numbers
+//! as `a` has features, or one for each of equal groups of them.
 
 use super::{Cost, OpContext, OpRule, Shapes, same_domain};
 use crate::weight::WeightId;
 
-/// Attributes of `mul`. Inputs: two values, the second of the same size or of one feature, or one and a weight.
+/// Attributes of `mul`. Inputs: two values, or one and a weight.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mul {
-    /// As many elements as features.
+    /// As many elements as features, or as groups.
     pub weight: Option<WeightId>,
 }
 
@@ -17,17 +18,12 @@ impl OpRule for Mul {
         match self.weight {
             Some(id) => {
                 shapes.expect_inputs(1)?;
-                let decl = shapes.weight(id)?;
-                if decl.n_elements() != shapes.inputs[0] {
-                    return Err(format!("{} has shape {:?}, expected {} elements", decl.name, decl.shape, shapes.inputs[0]));
-                }
+                shapes.expect_weight_groups(id, shapes.inputs[0])?;
             }
             None => {
                 shapes.expect_inputs(2)?;
                 same_domain(shapes.domains)?;
-                if shapes.inputs[1] != 1 {
-                    shapes.expect_features(1, "the second input", shapes.inputs[0])?;
-                }
+                shapes.expect_groups(shapes.inputs[1], shapes.inputs[0], "the second input")?;
             }
         }
         Ok(shapes.inputs[0])
@@ -43,11 +39,11 @@ impl OpRule for Mul {
 
     fn reference(&self, cx: &mut OpContext<'_>) -> Vec<f64> {
         let n = cx.features();
-        let (b, per_row) = match self.weight {
-            Some(id) => (cx.weight(id), 0),
+        let (b, groups) = match self.weight {
+            Some(id) => (cx.weight(id), cx.weight(id).len()),
             None => (cx.input(1), cx.input_features(1)),
         };
-        let at = |i: usize| if per_row == 1 { i / n } else { i % b.len() };
-        cx.input(0).iter().enumerate().map(|(i, a)| a * b[at(i)]).collect()
+        // The numbers of a weight are the same in every row.
+        cx.input(0).iter().enumerate().map(|(i, a)| a * b[i / (n / groups) % b.len()]).collect()
     }
 }

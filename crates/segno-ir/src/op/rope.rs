@@ -45,6 +45,8 @@ pub struct Yarn {
     pub beta_fast: f32,
     /// Rotations below which a pair is interpolated.
     pub beta_slow: f32,
+    /// Whether the bounds of the blend are rounded outwards to whole pairs, as the paper's code and llama.cpp do.
+    pub truncate: bool,
 }
 
 impl Rope {
@@ -61,8 +63,9 @@ impl Rope {
                     let wavelength = yarn.original_context as f64 / (rotations as f64 * std::f64::consts::TAU);
                     n * wavelength.ln() / (2.0 * base.ln())
                 };
-                let low = correction(yarn.beta_fast).floor().max(0.0);
-                let high = correction(yarn.beta_slow).ceil().min(n - 1.0);
+                let (low, high) = (correction(yarn.beta_fast), correction(yarn.beta_slow));
+                let (low, high) = if yarn.truncate { (low.floor(), high.ceil()) } else { (low, high) };
+                let (low, high) = (low.max(0.0), high.min(n - 1.0));
                 let ramp = 1.0 - ((i as f64 - low) / (high - low).max(0.001)).clamp(0.0, 1.0);
                 scaled * (1.0 - ramp) + plain * ramp
             })

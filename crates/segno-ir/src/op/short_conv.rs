@@ -11,7 +11,7 @@ use crate::weight::WeightId;
 pub struct ShortConv {
     /// Recurrent `[channels, K - 1]`, the oldest input first.
     pub state: StateId,
-    /// `[K, channels]` (K contiguous); entry `K - 1` multiplies the current row.
+    /// `[K, channels]` (K contiguous; dimensions of size 1 do not matter); entry `K - 1` multiplies the current row.
     pub weight: WeightId,
     /// `[channels]`.
     pub bias: Option<WeightId>,
@@ -26,7 +26,7 @@ impl OpRule for ShortConv {
         shapes.expect_inputs(1)?;
         let channels = shapes.inputs[0];
         let decl = shapes.weight(self.weight)?;
-        if decl.shape.len() != 2 || decl.n_rows() != channels || decl.row_len() < 2 {
+        if decl.n_rows() != channels || decl.row_len() < 2 {
             return Err(format!("{} has shape {:?}, expected [2 or more, {channels}]", decl.name, decl.shape));
         }
         shapes.expect_recurrent(self.state, &[channels as u32, decl.row_len() as u32 - 1])?;

@@ -1,6 +1,6 @@
 //! `y[g * width + i] = x[offset + g * stride + i]`: some of the features, in `count` runs.
 //!
-//! With one run it is a view into the input, and a backend need not copy.
+//! With one run it is a view into the input, and a backend need not copy. With stride 0 it repeats a run.
 
 use super::{Cost, OpContext, OpRule, Shapes};
 

@@ -3,12 +3,17 @@
 use super::{Cost, OpContext, OpRule, Shapes};
 use crate::weight::WeightId;
 
+/// The function in f64.
+pub fn softplus(x: f64) -> f64 {
+    if x > 20.0 { x } else { x.exp().ln_1p() }
+}
+
 /// Attributes of `softplus`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Softplus {
     /// `b`, as many elements as features.
     pub bias: Option<WeightId>,
-    /// `a`, as many elements as features.
+    /// `a`, as many elements as features, or one for each of equal groups of them.
     pub factor: Option<WeightId>,
 }
 
@@ -17,11 +22,11 @@ impl OpRule for Softplus {
 
     fn infer(&self, shapes: &Shapes<'_>) -> Result<usize, String> {
         shapes.expect_inputs(1)?;
-        for id in self.weights() {
-            let decl = shapes.weight(id)?;
-            if decl.n_elements() != shapes.inputs[0] {
-                return Err(format!("{} has shape {:?}, expected {} elements", decl.name, decl.shape, shapes.inputs[0]));
-            }
+        if let Some(id) = self.bias {
+            shapes.expect_elements(id, shapes.inputs[0])?;
+        }
+        if let Some(id) = self.factor {
+            shapes.expect_weight_groups(id, shapes.inputs[0])?;
         }
         Ok(shapes.inputs[0])
     }
@@ -38,11 +43,11 @@ impl OpRule for Softplus {
         let n = cx.features();
         let bias = self.bias.map(|id| cx.weight(id));
         let factor = self.factor.map(|id| cx.weight(id));
-        let softplus = |x: f64| if x > 20.0 { x } else { x.exp().ln_1p() };
         cx.input(0)
             .iter()
             .enumerate()
-            .map(|(i, x)| softplus(x + bias.map_or(0.0, |b| b[i % n])) * factor.map_or(1.0, |a| a[i % n]))
+            .map(|(i, x)| (i % n, x))
+            .map(|(i, x)| softplus(x + bias.map_or(0.0, |b| b[i])) * factor.map_or(1.0, |a| a[i / (n / a.len())]))
             .collect()
     }
 }

@@ -60,9 +60,10 @@ impl AttentionBlock {
             n_head_kv: n_head_kv as u32,
             d_k: d_head as u32,
             d_v: d_head as u32,
+            v_in_k: false,
             window: self.window,
         });
-        let op = Attention { state, n_head, scale: self.scale, sinks: None, soft_cap: None };
+        let op = Attention { state, n_head, scale: self.scale, sinks: None, soft_cap: None, temperature: None };
         let mut y = b.push(op, &[q, k, v])?;
         if let Some(gate) = gate {
             y = b.push(Activate { function: Activation::Sigmoid }, &[gate, y])?;

@@ -1,7 +1,7 @@
 //! Mixtures of experts.
 
 use segno_ir::op::activate::Activation;
-use segno_ir::op::route::Gating;
+use segno_ir::op::route::{ExpertGroups, Gating};
 use segno_ir::op::{Activate, Add, ExpertLinear, Mul, Route, Slice};
 use segno_ir::{Builder, GraphError, ValueId};
 
@@ -17,6 +17,7 @@ pub(crate) struct Experts {
     /// Width of an expert.
     pub n_ff: usize,
     pub gating: Gating,
+    pub groups: Option<ExpertGroups>,
     /// Whether the weights of the chosen experts are made to sum to 1.
     pub normalise: bool,
     /// Factor of the weights.
@@ -29,15 +30,20 @@ impl Experts {
     /// The experts of each block (MTP blocks included), with softmax, normalised weights and SiLU.
     pub fn of(keys: &Keys<'_>) -> Result<Vec<Experts>, KeyError> {
         let n_expert = keys.required_usize("expert_count")?;
-        if let Some(groups) = keys.optional_u32("expert_group_count")?.filter(|&n| n > 1) {
-            return Err(keys.unfit("expert_group_count", groups.to_string(), "at most 1"));
-        }
+        let groups = match keys.optional_u32("expert_group_count")?.filter(|&n| n > 1) {
+            Some(count) => {
+                let n_used = keys.required_usize("expert_group_used_count")?;
+                Some(ExpertGroups { count: count as usize, n_used })
+            }
+            None => None,
+        };
         let gating = match keys.optional_u32("expert_gating_func")?.unwrap_or(0) {
             0 | 1 => Gating::Softmax,
             2 => Gating::Sigmoid,
             3 => Gating::SoftmaxChosen,
+            4 => Gating::SqrtSoftplus,
             other => {
-                let expected = "1 (softmax), 2 (sigmoid) or 3 (softmax of the chosen)";
+                let expected = "1 (softmax), 2 (sigmoid), 3 (softmax of the chosen) or 4 (root of softplus)";
                 return Err(keys.unfit("expert_gating_func", other.to_string(), expected));
             }
         };
@@ -57,6 +63,7 @@ impl Experts {
             n_used: n_used as usize,
             n_ff: n_ff as usize,
             gating,
+            groups,
             normalise: true,
             scale: 1.0,
             activation: Activation::Silu,
@@ -71,7 +78,8 @@ impl Experts {
         let name = |part: &str| tensor_name(layer, part);
         let logits = linear(b, x, &name("ffn_gate_inp"), n_expert)?;
         let bias = b.optional_weight(&name("exp_probs_b.bias"), &[n_expert])?;
-        let route = Route { n_used, gating: self.gating, bias, normalise: self.normalise, scale: self.scale };
+        let Experts { gating, groups, normalise, scale, .. } = *self;
+        let route = Route { n_used, gating, bias, groups, normalise, scale };
         let route = b.push(route, &[logits])?;
         let (gate, up) = if b.has(&name("ffn_gate_up_exps.weight")) {
             let both = self.linear(b, x, route, &name("ffn_gate_up_exps"), 2 * n_ff, false)?;
@@ -98,7 +106,7 @@ impl Experts {
         let n_in = if combine { b.features(x) / self.n_used.max(1) } else { b.features(x) };
         let weight = b.weight(&format!("{prefix}.weight"), &[n_in, n_out, self.n_expert])?;
         let bias = b.optional_weight(&format!("{prefix}.bias"), &[n_out, self.n_expert])?;
-        b.push(ExpertLinear { weight, bias, n_used: self.n_used, combine }, &[x, route])
+        b.push(ExpertLinear { weight, bias, factor: None, n_used: self.n_used, combine }, &[x, route])
     }
 }
 

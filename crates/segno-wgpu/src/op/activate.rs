@@ -17,6 +17,7 @@ pub(super) fn compile(c: &mut Compile<'_>, op: &Activate) -> Result<(), DeviceEr
     let (flag, limit, alpha) = match op.function {
         Activation::Silu => ("SILU", 0.0, 0.0),
         Activation::Gelu => ("GELU", 0.0, 0.0),
+        Activation::Relu => ("RELU", 0.0, 0.0),
         Activation::Relu2 => ("RELU2", 0.0, 0.0),
         Activation::Sigmoid => ("SIGMOID", 0.0, 0.0),
         Activation::Tanh => ("TANH", 0.0, 0.0),

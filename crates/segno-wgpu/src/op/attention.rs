@@ -16,12 +16,18 @@ params!(AttentionParams { q: u32, q_stride: u32, y: u32, y_stride: u32, scale: f
 pub(super) fn compile(c: &mut Compile<'_>, op: &Attention) -> Result<(), DeviceError> {
     let kv = c.key_value(op.state)?;
     let dims = kv.dims;
-    let (k_row, v_row) = (dims.n_head_kv * dims.d_k, dims.n_head_kv * dims.d_v);
+    if op.temperature.is_some() {
+        return Err(c.unsupported(&op.clone().into(), "the kernel has no temperature"));
+    }
+    let (k_row, v_row) = (dims.n_head_kv * dims.d_k, dims.n_head_kv * dims.d_v_stored());
+    // Where values are part of the keys they are read from those, and none are stored.
+    let (v_read, v_type, v_head) =
+        if dims.v_in_k { (k_row, kv.k_type, dims.d_k) } else { (v_row, kv.v_type, dims.d_v) };
     let mut flags = Vec::new();
-    let mut constants = vec![("K_ROW", k_row as u32), ("V_ROW", v_row as u32), ("GROUP", kv.group as u32)];
+    let mut constants = vec![("K_ROW", k_row as u32), ("GROUP", kv.group as u32)];
     for (ty, [f16, blocks, q8_0, halves]) in [
         (kv.k_type, ["K_F16", "K_BLOCKS", "K_Q8_0", "K_HALVES"]),
-        (kv.v_type, ["V_F16", "V_BLOCKS", "V_Q8_0", "V_HALVES"]),
+        (v_type, ["V_F16", "V_BLOCKS", "V_Q8_0", "V_HALVES"]),
     ] {
         match ty {
             KvType::F32 => {}
@@ -33,28 +39,31 @@ pub(super) fn compile(c: &mut Compile<'_>, op: &Attention) -> Result<(), DeviceE
     }
     constants.extend(c.step_constants());
     let (k_pages, v_pages) = (kv.k.clone(), kv.v.clone());
-    if c.n_inputs() == 3 {
-        let (k, v) = (c.input(1), c.input(2));
+    let threads = (k_row / kv.k_type.block_len()).max(v_row / v_type.block_len());
+    if c.n_inputs() > 1 {
+        let (k, v) = (c.input(1), c.input(c.n_inputs() - 1));
         let variant = Variant {
             name: "attention",
             flags: [&["APPEND"][..], &flags].concat(),
-            constants: [&[("WG", WG)][..], &constants].concat(),
+            constants: [&[("WG", WG), ("V_ROW", v_row as u32)][..], &constants].concat(),
             format: None,
             params: AppendParams::wgsl(),
         };
         let params = AppendParams { k: k.offset, k_stride: k.stride, v: v.offset, v_stride: v.stride };
         let bindings = vec![Binding::written(k_pages.clone()), Binding::written(v_pages.clone())];
-        let threads = (k_row / kv.k_type.block_len()).max(v_row / kv.v_type.block_len());
         c.push(variant, bindings, params, per_feature(threads))?;
     }
     constants.extend([
         ("WG", REDUCE_WG),
+        ("V_ROW", v_read as u32),
+        ("V_HEAD", v_head as u32),
         ("D_K", dims.d_k as u32),
         ("D_V", dims.d_v as u32),
         ("N_HEAD", op.n_head as u32),
         ("N_KV", dims.n_head_kv as u32),
         ("WINDOW", dims.window.unwrap_or(0)),
     ]);
+    let v_pages = if dims.v_in_k { k_pages.clone() } else { v_pages };
     let mut bindings = vec![Binding::read(k_pages), Binding::read(v_pages)];
     if let Some(id) = op.sinks {
         flags.push("SINKS");

@@ -53,6 +53,13 @@ pub(super) fn compile(c: &mut Compile<'_>, op: &ExpertLinear) -> Result<(), Devi
     if bias.is_some() {
         variant.flags.push("BIAS");
     }
+    let mut vectors: Vec<_> = bias.into_iter().collect();
+    if let Some(id) = op.factor {
+        variant.flags.push("FACTOR");
+        // Bindings have fixed places, so a factor without a bias takes both.
+        let factor = c.vector(id)?;
+        vectors.resize_with(2, || factor.clone());
+    }
     // Slots are added in order even where each lies in another part of the weight.
     let in_turn = op.combine && placed.parts.len() > 1;
     let (turns, slots) = match (in_turn, op.combine) {
@@ -75,7 +82,7 @@ pub(super) fn compile(c: &mut Compile<'_>, op: &ExpertLinear) -> Result<(), Devi
                 slot,
                 slots,
             };
-            let bindings = std::iter::once(Binding::weight(part)).chain(bias.clone()).collect();
+            let bindings = std::iter::once(Binding::weight(part)).chain(vectors.iter().cloned()).collect();
             c.push(variant.clone(), bindings, params, grid)?;
         }
     }

@@ -16,18 +16,18 @@ const TILE: u32 = 4;
 pub(super) fn compile(c: &mut Compile<'_>, op: &Linear) -> Result<(), DeviceError> {
     let placed = c.matrix(op.weight)?;
     let (x, y) = (c.input(0), c.out());
+    let [n_in, _, groups] = c.sizes(op.weight);
     let mut variant = Variant {
         name: "linear",
         flags: Vec::new(),
-        constants: vec![
-            ("WG", REDUCE_WG),
-            ("TILE", TILE),
-            ("N_IN", x.features as u32),
-            ("WEIGHT_ROW", placed.row_words),
-        ],
+        constants: vec![("WG", REDUCE_WG), ("TILE", TILE), ("N_IN", n_in), ("WEIGHT_ROW", placed.row_words)],
         format: Some(placed.format),
         params: LinearParams::wgsl(),
     };
+    if groups > 1 {
+        variant.flags.push("GROUPS");
+        variant.constants.push(("GROUP_WIDTH", y.features as u32 / groups));
+    }
     let bias = op.bias.map(|id| c.vector(id)).transpose()?;
     if bias.is_some() {
         variant.flags.push("BIAS");

@@ -3,12 +3,14 @@
 mod activate;
 mod add;
 mod attention;
+mod concat;
 mod delta_rule;
 mod embed;
 mod expert_linear;
 mod l2_norm;
 mod linear;
 mod mul;
+mod reduce;
 mod rms_norm;
 mod rope;
 mod route;
@@ -59,6 +61,14 @@ pub(crate) fn elementwise<P: crate::params::Params>(name: &'static str, n: usize
     Variant { name, flags: Vec::new(), constants: vec![("WG", WG), ("N", n as u32)], format: None, params: P::wgsl() }
 }
 
+/// Makes a variant of `n` features read one of `count` numbers for each of equal groups of them.
+pub(crate) fn in_groups(variant: &mut Variant, n: usize, count: usize) {
+    if count < n {
+        variant.flags.push("GROUPS");
+        variant.constants.push(("GROUP_WIDTH", (n / count) as u32));
+    }
+}
+
 /// Whether an op has a kernel.
 pub(crate) fn is_built(op: &Op) -> bool {
     dispatch(op).is_some()
@@ -90,12 +100,14 @@ fn dispatch(op: &Op) -> Option<Compiler> {
         ShortConv: short_conv;
         DeltaRule: delta_rule;
         Activate: activate;
+        Reduce: reduce;
         Softplus: softplus;
         Add: add;
         Mul: mul;
         Scale: scale;
         SoftCap: soft_cap;
         Slice: slice;
+        Concat: concat;
         SelectRows: select_rows;
     }
 }

@@ -3,7 +3,7 @@
 use segno_ir::DeviceError;
 use segno_ir::op::Mul;
 
-use super::{Binary, elementwise, per_feature};
+use super::{Binary, elementwise, in_groups, per_feature};
 use crate::program::Compile;
 
 pub(super) fn compile(c: &mut Compile<'_>, op: &Mul) -> Result<(), DeviceError> {
@@ -13,8 +13,9 @@ pub(super) fn compile(c: &mut Compile<'_>, op: &Mul) -> Result<(), DeviceError> 
     if let Some(id) = op.weight {
         variant.flags.push("WEIGHT");
         bindings.push(c.vector(id)?);
-    } else if c.input(1).features < n {
-        variant.flags.push("PER_ROW");
+        in_groups(&mut variant, n, c.elements(id) as usize);
+    } else {
+        in_groups(&mut variant, n, c.input(1).features);
     }
     c.push(variant, bindings, Binary::of(c), per_feature(n))
 }

@@ -11,12 +11,13 @@ use crate::shader::Variant;
 
 params!(RouteParams { x: u32, x_stride: u32, y: u32, y_stride: u32, scale: f32 });
 
-/// Experts whose weights and scores fit the 16 KiB that every device's workgroup has.
+/// Experts whose weights and scores, with those of groups, fit the 16 KiB that every device's workgroup has.
 const MAX_EXPERTS: usize = 1900;
 
 pub(super) fn compile(c: &mut Compile<'_>, op: &Route) -> Result<(), DeviceError> {
     let (x, y) = (c.input(0), c.out());
-    if x.features > MAX_EXPERTS {
+    // A group takes half the room of an expert.
+    if x.features + op.groups.map_or(0, |g| g.count.div_ceil(2)) > MAX_EXPERTS {
         let reason = format!("it has {} experts, the kernel at most {MAX_EXPERTS}", x.features);
         return Err(c.unsupported(&op.clone().into(), &reason));
     }
@@ -25,6 +26,7 @@ pub(super) fn compile(c: &mut Compile<'_>, op: &Route) -> Result<(), DeviceError
         flags: vec![match op.gating {
             Gating::Softmax => "SOFTMAX",
             Gating::Sigmoid => "SIGMOID",
+            Gating::SqrtSoftplus => "SQRT_SOFTPLUS",
             Gating::SoftmaxChosen => "SOFTMAX_CHOSEN",
         }],
         constants: vec![("WG", REDUCE_WG), ("N", x.features as u32), ("K", op.n_used as u32)],
@@ -35,6 +37,10 @@ pub(super) fn compile(c: &mut Compile<'_>, op: &Route) -> Result<(), DeviceError
     if let Some(id) = op.bias {
         variant.flags.push("BIAS");
         bindings.push(c.vector(id)?);
+    }
+    if let Some(groups) = op.groups {
+        variant.flags.push("GROUPS");
+        variant.constants.extend([("EXPERT_GROUPS", groups.count as u32), ("GROUPS_USED", groups.n_used as u32)]);
     }
     if op.normalise {
         variant.flags.push("NORMALISE");

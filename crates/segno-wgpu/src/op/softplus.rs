@@ -3,7 +3,7 @@
 use segno_ir::DeviceError;
 use segno_ir::op::Softplus;
 
-use super::{Unary, elementwise, per_feature};
+use super::{Unary, elementwise, in_groups, per_feature};
 use crate::program::Compile;
 
 pub(super) fn compile(c: &mut Compile<'_>, op: &Softplus) -> Result<(), DeviceError> {
@@ -19,6 +19,7 @@ pub(super) fn compile(c: &mut Compile<'_>, op: &Softplus) -> Result<(), DeviceEr
     }
     if let Some(id) = op.factor {
         variant.flags.push("FACTOR");
+        in_groups(&mut variant, n, c.elements(id) as usize);
         bindings.push(c.vector(id)?);
     }
     c.push(variant, bindings, Unary::of(c), per_feature(n))

@@ -25,37 +25,46 @@ fn variants() -> Vec<Variant> {
         ("D_V", 48),
         ("K_HALVES", 17),
         ("V_HALVES", 9),
+        ("V_HEAD", 48),
         ("LANES", 16),
     ];
     let more =
         [("N_HEAD", 4), ("N_KV", 2), ("WINDOW", 20), ("KERNEL", 4), ("STATE", 512), ("N_HEAD_K", 2), ("N_HEAD_V", 4)];
-    let runs = [("WIDTH", 8), ("OFFSET", 4), ("STRIDE", 16), ("N_OUT", 24), ("N_EXPERT", 5), ("K", 2)];
+    let runs =
+        [("WIDTH", 8), ("OFFSET", 4), ("STRIDE", 16), ("N_OUT", 24), ("N_EXPERT", 5), ("K", 2), ("GROUP_WIDTH", 8)];
+    let runs = [&runs[..], &[("EXPERT_GROUPS", 4), ("GROUPS_USED", 2)]].concat();
     let constants = [&step[..], &every, &sizes, &more, &runs].concat();
     let table: &[(&'static str, &[&'static str], String)] = &[
         ("activate", &["SILU", "GATED"], activate::params()),
         ("activate", &["GELU", "GATED"], activate::params()),
+        ("activate", &["RELU", "GATED"], activate::params()),
         ("activate", &["RELU2", "GATED"], activate::params()),
         ("activate", &["SIGMOID", "GATED"], activate::params()),
         ("activate", &["TANH", "GATED"], activate::params()),
         ("activate", &["EXP", "GATED"], activate::params()),
         ("activate", &["CLAMPED_SWIGLU", "GATED"], activate::params()),
-        ("add", &[], Binary::wgsl()),
+        ("add", &["GROUPS"], Binary::wgsl()),
         ("attention", &["K_F16", "V_F16", "SINKS", "SOFT_CAP"], attention::params(false)),
         ("attention", &["K_BLOCKS", "K_Q8_0", "V_BLOCKS", "V_Q8_0"], attention::params(false)),
         ("attention", &["APPEND", "K_F16", "V_F16"], attention::params(true)),
         ("attention", &["APPEND", "K_BLOCKS", "K_Q8_0", "V_BLOCKS", "V_Q8_0"], attention::params(true)),
+        ("concat", &[], Unary::wgsl()),
         ("copy", &[], crate::pool::copy_params()),
         ("delta_rule", &["TILED", "CHANNEL_DECAY"], delta_rule::params()),
         ("embed", &["WEIGHT"], embed::params()),
-        ("expert_linear", &["BIAS", "PER_SLOT", "COMBINE"], expert_linear::params()),
+        ("expert_linear", &["BIAS", "FACTOR", "PER_SLOT", "COMBINE"], expert_linear::params()),
         ("l2_norm", &[], l2_norm::params()),
-        ("linear", &["BIAS"], linear::params()),
-        ("mul", &["WEIGHT"], Binary::wgsl()),
-        ("mul", &["PER_ROW"], Binary::wgsl()),
+        ("linear", &["BIAS", "GROUPS"], linear::params()),
+        ("mul", &["WEIGHT", "GROUPS"], Binary::wgsl()),
+        ("mul", &["GROUPS"], Binary::wgsl()),
+        ("reduce", &["SUM"], Unary::wgsl()),
+        ("reduce", &["NORM"], Unary::wgsl()),
+        ("reduce", &["DEVIATION"], Unary::wgsl()),
         ("rms_norm", &["WEIGHT"], rms_norm::params()),
         ("rope", &["NEOX"], rope::params()),
-        ("route", &["SOFTMAX", "BIAS", "NORMALISE"], route::params()),
-        ("route", &["SIGMOID", "BIAS", "NORMALISE"], route::params()),
+        ("route", &["SOFTMAX", "BIAS", "GROUPS", "NORMALISE"], route::params()),
+        ("route", &["SIGMOID", "BIAS", "GROUPS", "NORMALISE"], route::params()),
+        ("route", &["SQRT_SOFTPLUS", "BIAS", "NORMALISE"], route::params()),
         ("route", &["SOFTMAX_CHOSEN", "BIAS", "NORMALISE"], route::params()),
         ("sample", &[], sample::params()),
         ("scale", &[], scale::params()),
@@ -63,13 +72,13 @@ fn variants() -> Vec<Variant> {
         ("short_conv", &["BIAS", "SILU"], Unary::wgsl()),
         ("slice", &[], Unary::wgsl()),
         ("soft_cap", &[], soft_cap::params()),
-        ("softplus", &["BIAS", "FACTOR"], Unary::wgsl()),
+        ("softplus", &["BIAS", "FACTOR", "GROUPS"], Unary::wgsl()),
     ];
     let mut all = Vec::new();
     for (name, flags, params) in table {
         // What a variant cannot be without.
         let needed: &[&str] = match *name {
-            "activate" | "route" => &flags[..1],
+            "activate" | "reduce" | "route" => &flags[..1],
             "attention" if flags.contains(&"APPEND") => &flags[..1],
             _ => &[],
         };
