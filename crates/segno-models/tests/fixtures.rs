@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
-use segno_gguf::Gguf;
+use segno_gguf::{Gguf, GgufWriter};
 use segno_ir::reference::Reference;
 use segno_ir::{Graph, Input, WeightSource};
 
@@ -80,5 +80,62 @@ fn quantised_files_give_the_logits_of_their_decoded_weights() {
             println!("{folder} {kind}: max abs {max:.2e}");
             assert!(max <= 1e-3, "{folder} {kind}: max abs {max}");
         }
+    }
+}
+
+/// The file of an older converter of Qwen3-Next: queries, keys, values and gates in one tensor, interleaved by key
+/// head.
+fn with_interleaved_inputs(gguf: &Gguf) -> Gguf {
+    let size = |key: &str| gguf.u32(&format!("qwen3next.ssm.{key}")).expect(key) as usize;
+    let (n_head_k, n_head_v, d) = (size("group_count"), size("time_step_rank"), size("state_size"));
+    let per_key = n_head_v / n_head_k;
+    let mut writer = GgufWriter::new();
+    for (key, value) in gguf.metadata() {
+        writer.set(key, value.clone());
+    }
+    let mut contents = Vec::new();
+    for info in gguf.tensors() {
+        let bytes = gguf.tensor_bytes(info);
+        let Some(block) = info.name.strip_suffix(".attn_qkv.weight") else {
+            let gate = info.name.strip_suffix(".attn_gate.weight");
+            if gate.is_none() {
+                writer.tensor(&*info.name, &info.shape, info.ty).expect("a tensor");
+                contents.push(bytes.to_vec());
+            }
+            continue;
+        };
+        let gate = gguf.tensor(&format!("{block}.attn_gate.weight")).expect("a gate beside it");
+        assert_eq!(gate.ty, info.ty);
+        let row_bytes = bytes.len() / info.shape[1] as usize;
+        let rows = |bytes: &[u8], from: usize, n: usize| bytes[from * row_bytes..(from + n) * row_bytes].to_vec();
+        let mut all = Vec::new();
+        for head in 0..n_head_k {
+            all.extend(rows(bytes, head * d, d));
+            all.extend(rows(bytes, (n_head_k + head) * d, d));
+            all.extend(rows(bytes, (2 * n_head_k + head * per_key) * d, per_key * d));
+            all.extend(rows(gguf.tensor_bytes(gate), head * per_key * d, per_key * d));
+        }
+        let n_rows = info.shape[1] + gate.shape[1];
+        writer.tensor(format!("{block}.ssm_in.weight"), &[info.shape[0], n_rows], info.ty).expect("a tensor");
+        contents.push(all);
+    }
+    let mut sink = writer.begin(Vec::new()).expect("begins");
+    contents.iter().for_each(|bytes| sink.write(bytes).expect("writes"));
+    Gguf::from_bytes(sink.finish().expect("ends")).expect("opens")
+}
+
+#[test]
+fn interleaved_inputs_of_older_files_give_the_same_logits() {
+    for file in ["model-f16.gguf", "model-q8_0.gguf"] {
+        let gguf = Gguf::open(fixture("qwen3next").join(file)).expect("opens");
+        let older = with_interleaved_inputs(&gguf);
+        assert!(older.tensor("blk.0.ssm_in.weight").is_some() && older.tensor("blk.0.attn_qkv.weight").is_none());
+        let logits = [gguf, older].map(|gguf| {
+            let model = segno_models::build(&gguf).expect("builds");
+            let tokens: Vec<i32> = (0..20).map(|i| i * 37 % 300).collect();
+            reference_logits(&model.graph, &*model.source, &tokens)
+        });
+        assert!(logits[0].iter().all(|l| l.is_finite()));
+        assert_eq!(logits[0], logits[1], "{file}");
     }
 }

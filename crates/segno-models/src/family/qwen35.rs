@@ -53,6 +53,10 @@ pub(super) fn build_with(
         },
         eps,
     };
+    if !delta.n_head_v.is_multiple_of(delta.n_head_k) {
+        let expected = format!("a multiple of ssm.group_count = {}", delta.n_head_k);
+        return Err(keys.unfit("ssm.time_step_rank", delta.n_head_v.to_string(), expected).into());
+    }
     let inner = keys.required_usize("ssm.inner_size")?;
     if inner != delta.n_head_v * delta.d_head || delta.d_conv < 2 {
         let expected = format!("ssm.time_step_rank * ssm.state_size = {}", delta.n_head_v * delta.d_head);
