@@ -7,12 +7,13 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
-use indicatif::ProgressBar;
 use segno_gguf::{Array, GgufWriter, Value, ValueType};
 use segno_ir::sample::philox;
 use segno_quant::{TensorType, encode_row};
 
 use segno::beside;
+
+use super::progress;
 
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
 enum Shape {
@@ -22,6 +23,8 @@ enum Shape {
     Qwen35Large,
     #[value(name = "lfm2-1.2b")]
     Lfm2,
+    #[value(name = "gemma3-1b")]
+    Gemma3,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
@@ -34,8 +37,14 @@ enum Mixture {
     F16,
 }
 
+const EXAMPLES: &str = "\
+Examples:
+  segno synth gemma3-1b GEMMA.gguf                       all of it, in Q4_K_M
+  segno synth lfm2-1.2b SMALL.gguf --type f16 --layers 3 --vocab 1000";
+
 /// Write a model file of a real shape with random weights: it says nothing, but takes the time and memory of the real one.
 #[derive(Args)]
+#[command(after_help = EXAMPLES)]
 pub struct SynthArgs {
     /// Which model's shape
     shape: Shape,
@@ -227,6 +236,44 @@ fn lfm2(writer: &mut GgufWriter, args: &SynthArgs, n_vocab: usize) -> Plan {
     plan
 }
 
+fn gemma3(writer: &mut GgufWriter, args: &SynthArgs, n_vocab: usize) -> Plan {
+    let n_layer = args.layers.unwrap_or(26) as usize;
+    let (n_embd, n_head, n_head_kv, d_head, n_ff) = (1152usize, 4usize, 1usize, 256usize, 6912usize);
+    for (key, value) in [
+        ("block_count", n_layer as u32),
+        ("context_length", 32_768),
+        ("embedding_length", n_embd as u32),
+        ("feed_forward_length", n_ff as u32),
+        ("attention.head_count", n_head as u32),
+        ("attention.head_count_kv", n_head_kv as u32),
+        ("attention.key_length", d_head as u32),
+        ("attention.value_length", d_head as u32),
+        ("attention.sliding_window", 512),
+    ] {
+        writer.set(format!("gemma3.{key}"), value);
+    }
+    writer.set("gemma3.rope.freq_base", 1e6f32);
+    writer.set("gemma3.rope.freq_base_swa", 1e4f32);
+    writer.set("gemma3.attention.layer_norm_rms_epsilon", 1e-6f32);
+    let mut plan = Plan { mixture: args.mixture, n_layer, values: (0, n_layer), tensors: Vec::new() };
+    plan.matrix(0, "token_embd.weight".into(), n_embd, n_vocab);
+    plan.vector("output_norm.weight".into(), &[n_embd], 1.0);
+    for layer in 0..n_layer {
+        let name = |part: &str| format!("blk.{layer}.{part}");
+        for part in ["attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm"] {
+            plan.vector(name(&format!("{part}.weight")), &[n_embd], 1.0);
+        }
+        plan.matrix(layer, name("attn_q.weight"), n_embd, d_head * n_head);
+        plan.matrix(layer, name("attn_k.weight"), n_embd, d_head * n_head_kv);
+        plan.matrix(layer, name("attn_v.weight"), n_embd, d_head * n_head_kv);
+        plan.matrix(layer, name("attn_output.weight"), d_head * n_head, n_embd);
+        plan.vector(name("attn_q_norm.weight"), &[d_head], 1.0);
+        plan.vector(name("attn_k_norm.weight"), &[d_head], 1.0);
+        feed_forward(&mut plan, layer, n_embd, n_ff);
+    }
+    plan
+}
+
 fn feed_forward(plan: &mut Plan, layer: usize, n_embd: usize, n_ff: usize) {
     let name = |part: &str| format!("blk.{layer}.{part}");
     plan.matrix(layer, name("ffn_gate.weight"), n_embd, n_ff);
@@ -259,9 +306,32 @@ fn vocabulary(writer: &mut GgufWriter, pre: &str, n: usize) {
     writer.set("tokenizer.ggml.add_bos_token", false);
 }
 
+/// A SentencePiece vocabulary: four markers, the 256 bytes, and filler that no text becomes.
+fn pieces(writer: &mut GgufWriter, n: usize) {
+    const MARKERS: [(&str, i32); 4] = [("<pad>", 3), ("<eos>", 3), ("<bos>", 3), ("<unk>", 2)];
+    let markers = MARKERS.iter().map(|(name, _)| name.to_string());
+    let bytes = (0..256).map(|byte| format!("<0x{byte:02X}>"));
+    let filler = (MARKERS.len() + 256..n).map(|i| format!("<unused{i}>"));
+    let types = MARKERS.iter().map(|(_, ty)| *ty).chain([6; 256]).chain(std::iter::repeat(3)).take(n);
+    writer.set("tokenizer.ggml.model", "llama");
+    writer.set("tokenizer.ggml.pre", "default");
+    writer.set("tokenizer.ggml.tokens", Array::of_strings(markers.chain(bytes).chain(filler)));
+    writer.set("tokenizer.ggml.scores", array(ValueType::F32, (0..n).map(|_| Value::F32(0.0))));
+    writer.set("tokenizer.ggml.token_type", integers(types));
+    writer.set("tokenizer.ggml.padding_token_id", 0u32);
+    writer.set("tokenizer.ggml.eos_token_id", 1u32);
+    writer.set("tokenizer.ggml.bos_token_id", 2u32);
+    writer.set("tokenizer.ggml.unknown_token_id", 3u32);
+    writer.set("tokenizer.ggml.add_bos_token", true);
+    writer.set("tokenizer.ggml.add_space_prefix", false);
+}
+
+fn array(ty: ValueType, values: impl Iterator<Item = Value>) -> Value {
+    Value::Array(Array::new(ty, &values.collect::<Vec<_>>()).expect("all are of one type"))
+}
+
 fn integers(values: impl IntoIterator<Item = i32>) -> Value {
-    let values: Vec<Value> = values.into_iter().map(Value::I32).collect();
-    Value::Array(Array::new(ValueType::I32, &values).expect("all are of one type"))
+    array(ValueType::I32, values.into_iter().map(Value::I32))
 }
 
 /// Rows of a type, encoded once.
@@ -284,9 +354,10 @@ fn rows(ty: TensorType, n: usize, seed: u32) -> anyhow::Result<Vec<Vec<u8>>> {
 }
 
 pub fn run(args: SynthArgs) -> anyhow::Result<()> {
-    let (arch, pre, default_vocab) = match args.shape {
-        Shape::Qwen35Small | Shape::Qwen35Large => ("qwen35", "qwen35", 248_320),
-        Shape::Lfm2 => ("lfm2", "lfm2", 65_536),
+    let (arch, default_vocab) = match args.shape {
+        Shape::Qwen35Small | Shape::Qwen35Large => ("qwen35", 248_320),
+        Shape::Lfm2 => ("lfm2", 65_536),
+        Shape::Gemma3 => ("gemma3", 262_144),
     };
     let n_vocab = args.vocab.unwrap_or(default_vocab) as usize;
     let mut writer = GgufWriter::new();
@@ -303,9 +374,14 @@ pub fn run(args: SynthArgs) -> anyhow::Result<()> {
     );
     let plan = match arch {
         "qwen35" => qwen35(&mut writer, &args, n_vocab),
-        _ => lfm2(&mut writer, &args, n_vocab),
+        "lfm2" => lfm2(&mut writer, &args, n_vocab),
+        _ => gemma3(&mut writer, &args, n_vocab),
     };
-    vocabulary(&mut writer, pre, n_vocab);
+    match arch {
+        "gemma3" => pieces(&mut writer, n_vocab),
+        // Their pre-tokenizers have the names of the architectures.
+        _ => vocabulary(&mut writer, arch, n_vocab),
+    }
     let mut total = 0;
     for tensor in &plan.tensors {
         let shape: Vec<u64> = tensor.shape.iter().map(|&n| n as u64).collect();
@@ -317,7 +393,8 @@ pub fn run(args: SynthArgs) -> anyhow::Result<()> {
     let cannot = || format!("cannot write {}", args.out.display());
     let file = File::create(&beside).with_context(cannot)?;
     let mut sink = writer.begin(BufWriter::new(file))?;
-    let bar = ProgressBar::new(total);
+    let bar = progress::bar("writing {bar:30} {bytes}/{total_bytes}, {eta} left");
+    bar.set_length(total);
     let mut drawn: HashMap<(TensorType, usize), Vec<Vec<u8>>> = HashMap::new();
     for (t, tensor) in plan.tensors.iter().enumerate() {
         let (n, n_rows) = (tensor.shape[0], tensor.shape[1..].iter().product::<usize>());
