@@ -88,10 +88,25 @@ fn read(
 
 #[test]
 fn restored_and_replayed_is_cold_bit_for_bit() {
-    for file in FILES {
+    const PIECES: [usize; 6] = [1, 7, 32, 64, 128, 512];
+    for file in FILES.iter().chain(&["qwen3next/model-q8_0.gguf"]) {
         let model = model(file);
         let tokens = tokens(&model, 1000, 1);
         let mut one = executor(&model, cpu(1));
+        // Every position of a short prompt; the pieces take turns.
+        let short = &tokens[..260];
+        let sequence = one.create().expect("a sequence");
+        let (frozen, cold) = read(&mut one, sequence, short, 260, &(1..260).collect::<Vec<_>>());
+        one.remove(sequence);
+        for (i, state) in frozen.into_iter().enumerate() {
+            let (at, piece) = (state.n_tokens() as usize, PIECES[i % PIECES.len()]);
+            assert_eq!(at, i + 1);
+            let sequence = one.restore(&state, at as u32).expect("restores");
+            let (_, bits) = read(&mut one, sequence, &short[at..], piece, &[]);
+            one.remove(sequence);
+            one.release(state);
+            assert!(bits == cold, "{file}: from {at} of 260 in pieces of {piece}");
+        }
         let sequence = one.create().expect("a sequence");
         // Every multiple of 64, and some positions that are none.
         let places: Vec<u32> = (1..=1000).filter(|p| p % 64 == 0 || p % 97 == 5).collect();
@@ -100,7 +115,7 @@ fn restored_and_replayed_is_cold_bit_for_bit() {
         assert_eq!(frozen.len(), places.len());
         for (i, (state, &at)) in frozen.iter().zip(&places).enumerate() {
             assert_eq!(state.n_tokens(), at);
-            for piece in [1, 7, 32, 64, 128, 512].into_iter().skip(if i % 8 == 0 { 0 } else { 3 }) {
+            for piece in PIECES.into_iter().skip(if i % 8 == 0 { 0 } else { 3 }) {
                 if at == 1000 {
                     continue;
                 }
@@ -1305,6 +1320,7 @@ fn script(model: &Model, device: Arc<dyn Device>, seed: u32, off_by_one: bool) -
         n_sequences: 2,
         max_rows: 64 + 64 * (seed % 3),
         checkpoint_bytes: Some(256 << 10 << (seed % 4)),
+        checkpoint_ram: if seed % 5 < 3 { 0 } else { 256 << 10 << (seed / 5 % 4) },
         ..Default::default()
     };
     let interval = [0, 0, 32, 48][seed as usize / 2 % 4];
