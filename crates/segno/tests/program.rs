@@ -170,8 +170,13 @@ fn every_command_has_help_with_examples() {
         assert!(help.lines().all(|line| line.chars().count() <= 120), "{help}");
     }
     let run = text(&segno(&["run", "--help"]).stdout);
-    for heading in ["Options", "Model", "Memory", "Device", "Sampling", "Checkpoints"] {
-        assert!(run.contains(&format!("\n{heading}:\n")), "{heading}: {run}");
+    let of = |heading: &str| run.find(&format!("\n{heading}:\n")).unwrap_or_else(|| panic!("{heading}: {run}"));
+    assert!(
+        of("Options") < run.find("--no-chat").expect("a flag") && run.find("--no-chat") < Some(of("Memory")),
+        "{run}"
+    );
+    for heading in ["Arguments", "Device", "Sampling", "Checkpoints"] {
+        of(heading);
     }
 }
 

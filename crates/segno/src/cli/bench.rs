@@ -33,10 +33,10 @@ pub struct BenchArgs {
     #[command(subcommand)]
     what: Option<What>,
     /// GGUF files [default: the built-in demo model]
-    #[arg(short, long, value_name = "FILE", value_delimiter = ',', help_heading = "Model")]
+    #[arg(short, long, value_name = "FILE", value_delimiter = ',')]
     model: Vec<PathBuf>,
     /// Models of the Hugging Face hub (also -hf)
-    #[arg(long, value_name = "USER/REPO[:QUANT]", value_delimiter = ',', help_heading = "Model")]
+    #[arg(long, value_name = "USER/REPO[:QUANT]", value_delimiter = ',')]
     hf_repo: Vec<HubName>,
     /// Read a prompt of N tokens; 0: don't
     #[arg(short = 'p', long, value_name = "N", value_delimiter = ',', default_value = "512")]

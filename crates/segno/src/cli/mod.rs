@@ -28,7 +28,7 @@ Examples:
   segno                                      chat with the demo model
   segno run MODEL.gguf                       chat
   segno run MODEL.gguf -p 'Why is it blue?'  answer one prompt
-  segno run -hf USER/REPO:Q4_K_M             chat with a model of the Hugging Face hub; it is downloaded once
+  segno run -hf USER/REPO:Q4_K_M             download a model of the hub, and chat
   segno bench -m MODEL.gguf -p 512 -n 128    measure its speed
   segno perplexity MODEL.gguf -f TEXT.txt    measure its quality
   segno devices                              what --device takes

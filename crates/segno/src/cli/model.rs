@@ -10,7 +10,6 @@ use super::progress;
 
 /// A file, or a name of the hub.
 #[derive(Args, Clone, Debug, Default)]
-#[command(next_help_heading = "Model")]
 pub struct ModelArgs {
     /// A GGUF file [default: the built-in demo model]
     #[arg(conflicts_with = "hf_repo")]

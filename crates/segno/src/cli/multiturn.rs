@@ -21,11 +21,8 @@ use super::{DeviceArgs, progress};
 
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
 enum Edit {
-    /// Two messages more.
     Append,
-    /// As that, and a text four messages before the end that is another one each turn.
     Depth4,
-    /// As append, and the last tokens of the system prompt are others each turn.
     System,
 }
 
@@ -54,10 +51,10 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub struct MultiturnArgs {
     /// A GGUF file [default: the built-in demo model]
-    #[arg(short, long, value_name = "FILE", help_heading = "Model")]
+    #[arg(short, long, value_name = "FILE")]
     model: Option<PathBuf>,
     /// Instead: a model of the Hugging Face hub (also -hf)
-    #[arg(long, value_name = "USER/REPO[:QUANT]", conflicts_with = "model", help_heading = "Model")]
+    #[arg(long, value_name = "USER/REPO[:QUANT]", conflicts_with = "model")]
     hf_repo: Option<HubName>,
     /// Tokens of the first prompt
     #[arg(long, default_value_t = 15_000, value_name = "N", value_parser = clap::value_parser!(u32).range(256..=10_000_000), help_heading = "Conversation")]
@@ -71,7 +68,8 @@ pub struct MultiturnArgs {
     /// Tokens of the text at depth 4, or of the system prompt's tail
     #[arg(long, default_value_t = 60, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096), help_heading = "Conversation")]
     injection: u32,
-    /// What changes from turn to turn
+    /// What changes from turn to turn: append: two messages more; depth4: as that, and a text four messages before the
+    /// end is another one; system: as append, and the last tokens of the system prompt are others
     #[arg(
         long,
         value_delimiter = ',',

@@ -30,6 +30,7 @@ Examples:
 /// Chat with a model, or answer one prompt.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = EXAMPLES)]
+// Parts with a heading of their own come last: what follows one falls under it.
 pub struct RunArgs {
     #[command(flatten)]
     model: ModelArgs,
@@ -42,6 +43,12 @@ pub struct RunArgs {
     /// Most tokens of a reply [default: up to the context's end]
     #[arg(short = 'n', long = "predict", value_name = "N")]
     max_tokens: Option<usize>,
+    /// System prompt
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    /// Continue the prompt as it is, without the chat template
+    #[arg(long)]
+    no_chat: bool,
     /// Tokens of context; 0: all that the model was trained on [default: that, at most 8192]
     #[arg(short, long = "ctx-size", value_name = "N", help_heading = "Memory")]
     context: Option<u32>,
@@ -50,15 +57,9 @@ pub struct RunArgs {
     #[command(flatten)]
     device: DeviceArgs,
     #[command(flatten)]
-    checkpoints: CheckpointArgs,
-    #[command(flatten)]
     sampling: SamplingArgs,
-    /// System prompt
-    #[arg(long, value_name = "TEXT")]
-    system: Option<String>,
-    /// Continue the prompt as it is, without the chat template
-    #[arg(long)]
-    no_chat: bool,
+    #[command(flatten)]
+    checkpoints: CheckpointArgs,
 }
 
 #[derive(clap::Parser)]

@@ -29,7 +29,6 @@ enum Shape {
 
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
 enum Mixture {
-    /// Q4_K, some tensors Q6_K, as llama.cpp's Q4_K_M has them
     #[value(name = "q4_k_m")]
     Q4KM,
     #[value(name = "q8_0")]
@@ -50,7 +49,7 @@ pub struct SynthArgs {
     shape: Shape,
     /// Where it is written
     out: PathBuf,
-    /// Types of the tensors
+    /// Types of the tensors, as llama.cpp mixes them
     #[arg(long = "type", default_value = "q4_k_m", value_name = "TYPE")]
     mixture: Mixture,
     /// Seed of the weights
