@@ -40,6 +40,30 @@ pub const FIXTURES: &[Fixture] = &[
     of("qwen3moe", "model-f32.gguf", &[]),
 ];
 
+/// The families that have a `long.safetensors`.
+pub fn long_fixtures() -> impl Iterator<Item = &'static Fixture> {
+    FIXTURES.iter().filter(|fixture| fixture.path("long.safetensors").exists())
+}
+
+/// 1,100 tokens, and the logits that transformers gives at some of their positions: around every multiple of 64, and
+/// the last 64.
+pub struct Long {
+    pub tokens: Vec<u32>,
+    positions: Vec<u32>,
+    logits: Vec<f32>,
+}
+
+impl Long {
+    /// The largest difference to the stored logits and the smallest cosine, of logits at all positions.
+    pub fn compare(&self, found: &[f32]) -> (f32, f64) {
+        let n_vocab = self.logits.len() / self.positions.len();
+        assert_eq!(found.len(), self.tokens.len() * n_vocab);
+        let stored = self.positions.iter().flat_map(|&p| &found[p as usize * n_vocab..][..n_vocab]);
+        let stored: Vec<f32> = stored.copied().collect();
+        (max_abs(&stored, &self.logits), min_cosine(&stored, &self.logits, n_vocab))
+    }
+}
+
 impl Fixture {
     /// A file of its folder.
     pub fn path(&self, file: &str) -> PathBuf {
@@ -56,6 +80,16 @@ impl Fixture {
         let tensors = SafeTensors::deserialize(&bytes).expect("safetensors");
         let data = tensors.tensor(tensor).expect("a tensor").data().to_vec();
         data.chunks_exact(4).map(|b| b.try_into().expect("4 bytes")).collect()
+    }
+
+    /// A longer sequence, for [`long_fixtures`].
+    pub fn long(&self) -> Long {
+        let words = |tensor| self.words("long.safetensors", tensor).into_iter();
+        Long {
+            tokens: words("tokens").map(u32::from_le_bytes).collect(),
+            positions: words("positions").map(u32::from_le_bytes).collect(),
+            logits: words("logits").map(f32::from_le_bytes).collect(),
+        }
     }
 
     /// The sequence that the logits belong to.
@@ -78,6 +112,12 @@ impl Fixture {
 /// An executor for sequences of up to 320 tokens.
 pub fn executor(model: &Model, device: Arc<dyn Device>, n_sequences: u32) -> Executor {
     let options = ExecutorOptions { n_ctx: 320, n_sequences, max_rows: 256, max_outputs: 256, ..Default::default() };
+    model.executor(device, options).expect("loads")
+}
+
+/// As [`executor`] for one sequence of that many tokens.
+pub fn with_context(model: &Model, device: Arc<dyn Device>, n_ctx: u32) -> Executor {
+    let options = ExecutorOptions { n_ctx, max_rows: 256, max_outputs: 256, ..Default::default() };
     model.executor(device, options).expect("loads")
 }
 
@@ -114,6 +154,13 @@ pub fn run(executor: &mut Executor, tokens: &[u32], piece: usize, kind: SpanKind
 pub fn max_abs(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, |m, d| if d > m || d.is_nan() { d } else { m })
+}
+
+/// The smallest cosine of a position's logits; NaN if there is one.
+pub fn min_cosine(a: &[f32], b: &[f32], n_vocab: usize) -> f64 {
+    let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
+    let cosine = |(a, b): (&[f32], &[f32])| dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
+    a.chunks(n_vocab).zip(b.chunks(n_vocab)).map(cosine).fold(1.0, |m, c| if c < m || c.is_nan() { c } else { m })
 }
 
 /// The root mean square of the differences.
