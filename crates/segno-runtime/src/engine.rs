@@ -849,6 +849,7 @@ impl Scheduler {
     /// Makes a sequence for a request, from where its prompt parts from what is remembered.
     fn start(&mut self, queued: Queued, is_copy: bool) -> Result<(), ExecutorError> {
         let Queued { request, keys, events, cancel, chain, parked } = queued;
+        let started = Instant::now();
         let length = request.prompt.len() as u32;
         // The last token of a reply was drawn and not read.
         let known = (keys.len() - 1).max(request.prompt.len());
@@ -870,7 +871,7 @@ impl Scheduler {
             reuse,
             saved: 0,
             save_time: Duration::ZERO,
-            started: Instant::now(),
+            started,
             first_token: None,
         });
         let mut active = Active {
@@ -901,7 +902,7 @@ impl Scheduler {
         };
         self.next_id += 1;
         active.go_on();
-        if let Some(logits) = admitted.logits.filter(|_| active.request.max_tokens > 0) {
+        if let Some(logits) = admitted.logits.filter(|_| draws) {
             // Nothing is left to read: the first token is drawn from what was kept.
             let id = match &mut active.chain {
                 Some(chain) => chain.draw(&logits),

@@ -107,6 +107,28 @@ fn parked_and_resumed_is_what_each_gives_alone() {
 }
 
 #[test]
+fn parked_after_its_first_token_a_request_does_not_draw_it_again() {
+    let model = model(FILES[0]);
+    for device in [cpu(), adversary()] {
+        let options = ExecutorOptions {
+            n_sequences: 2,
+            shared_tokens: Some(512),
+            checkpoint_bytes: Some(0),
+            ..Default::default()
+        };
+        let engine = engine_with(&model, device, options, EngineOptions::default());
+        // The second one's next page is one too many.
+        let requests = [request(&tokens(&model, 256, 1), 60, 1), request(&tokens(&model, 320, 2), 60, 2)];
+        let together = requests.each_ref().map(|r| engine.generate(r.clone()));
+        let [(one, first), (two, second)] = together.map(|g| g.collect_blocking().expect("a reply"));
+        assert!(first.parked == 0 && second.parked > 0, "parked {} and {} times", first.parked, second.parked);
+        let [alone_one, alone_two] =
+            requests.each_ref().map(|r| generate(&engine, Request { forget: true, ..r.clone() }).0);
+        assert!(one == alone_one && two == alone_two);
+    }
+}
+
+#[test]
 fn the_queue_is_bounded_and_what_is_refused_changes_nothing() {
     let model = model(FILES[0]);
     let options = EngineOptions { max_queued: 2, ..Default::default() };
