@@ -163,6 +163,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let kv = head / (N_HEAD / N_KV);
     let q = p.q + r * p.q_stride + head * D_K;
 
+    var scale = p.scale;
+#if GROWS
+    scale *= 1.0 + p.growth * log(1.0 + f32(last / p.context));
+#endif
     var peak = LOWEST;
     var total = 0.0;
 #if SINKS
@@ -180,7 +184,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                 let k = (page + j) * K_ROW + kv * D_K;
                 var sum = 0.0;
                 for (var i = 0u; i < D_K; i++) { sum = fma(act[q + i], key(k + i), sum); }
-                z = sum * p.scale;
+                z = sum * scale;
 #if SOFT_CAP
                 z = p.cap * tanh(z / p.cap);
 #endif

@@ -335,7 +335,7 @@ fn attentions() {
                     let (n_head_kv, d_k, d_v) = (n_head_kv as u32, d_k as u32, d_v as u32);
                     let state =
                         b.state(StateDecl::KeyValue { name: "kv".into(), n_head_kv, d_k, d_v, v_in_k: false, window });
-                    let op = Attention { state, n_head, scale: 0.9, sinks, soft_cap };
+                    let op = Attention { state, n_head, scale: 0.9, sinks, soft_cap, temperature: None };
                     ends.push(b.push(op.clone(), &parts)?);
                     // A reader of the same keys and values.
                     ends.push(b.push(Attention { scale: 0.3, ..op }, &parts[..1])?);

@@ -149,7 +149,7 @@ impl WgpuWeights {
             let read_as_vector = graph.nodes.iter().any(|node| match &node.op {
                 Op::Embed(_) => false,
                 Op::Linear(op) => op.bias == Some(WeightId(i as u32)),
-                Op::ExpertLinear(op) => op.bias == Some(WeightId(i as u32)),
+                Op::ExpertLinear(op) => [op.bias, op.factor].contains(&Some(WeightId(i as u32))),
                 op => op.weights().contains(&WeightId(i as u32)),
             });
             if read_as_vector {

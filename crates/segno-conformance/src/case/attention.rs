@@ -3,8 +3,9 @@
 //!
 //! Bound, for a query over keys `j` with weights `p_j`:
 //!
-//! - A score `z_j = scale q.k_j` is off by `|scale| (sum(d_k) + 2 U) sum |q k|`, the scale's own rounding included; the
-//!   cap's slope is at most 1 and adds `cap` [`tanh_abs`].
+//! - A score `z_j = scale q.k_j` is off by `|scale| (sum(d_k) + 2 U) sum |q k|`; the cap's slope is at
+//!   most 1 and adds `cap` [`tanh_abs`].
+//!   A scale that grows by `growth ln(1 + n)` is off by `growth` times the logarithm's 2^-21 or 3 ulp, and 3 roundings.
 //! - A numerator `exp(z_j - m)` is off relatively by the score's error, the difference's rounding
 //!   `U |z_j - m|` and [`exp_rel`]; an online form rescales at every new maximum `m_i`, another
 //!   exponential of `m_i - m_(i+1)`: the lengths add up to at most `|z_j - m|` and the rest to 4 ulp a
@@ -94,6 +95,10 @@ fn errors(trial: &Trial<'_>, comparison: Comparison, sizes: &Sizes, scale_at: im
         let last = trial.start as usize + r;
         let first = window.map_or(0, |w| (last + 1).saturating_sub(w as usize));
         let (n, scale) = (last + 1 - first, scale_at(last as u32));
+        let of_scale = sizes.temperature.map_or(0.0, |t| {
+            let log = f64::from(last as u32 / t.original_context).ln_1p();
+            f64::from(t.growth) * (3.0 * ULP * log).max(1.0 / 2_097_152.0) + 3.0 * U
+        });
         for h in 0..heads {
             let head_kv = h / (heads / heads_kv);
             let q = &trial.inputs[0][(r * heads + h) * d_k..][..d_k];
@@ -112,7 +117,7 @@ fn errors(trial: &Trial<'_>, comparison: Comparison, sizes: &Sizes, scale_at: im
                     rounded += q.abs() * dk;
                 }
                 let mut score = dot * scale;
-                let mut error = scale.abs() * ((sum(d_k) + 2.0 * U) * magnitude + rounded);
+                let mut error = scale.abs() * ((sum(d_k) + 2.0 * U + of_scale) * magnitude + rounded);
                 if let Some(cap) = soft_cap.map(f64::from) {
                     let x = score / cap;
                     // The quotient is rounded before the tangent, whose slope is 1 - tanh^2.

@@ -11,14 +11,20 @@ use crate::program::{Binding, Compile, Grid};
 use crate::shader::Variant;
 
 params!(AppendParams { k: u32, k_stride: u32, v: u32, v_stride: u32 });
-params!(AttentionParams { q: u32, q_stride: u32, y: u32, y_stride: u32, scale: f32, cap: f32 });
+params!(AttentionParams {
+    q: u32,
+    q_stride: u32,
+    y: u32,
+    y_stride: u32,
+    scale: f32,
+    cap: f32,
+    growth: f32,
+    context: u32,
+});
 
 pub(super) fn compile(c: &mut Compile<'_>, op: &Attention) -> Result<(), DeviceError> {
     let kv = c.key_value(op.state)?;
     let dims = kv.dims;
-    if op.temperature.is_some() {
-        return Err(c.unsupported(&op.clone().into(), "the kernel has no temperature"));
-    }
     let (k_row, v_row) = (dims.n_head_kv * dims.d_k, dims.n_head_kv * dims.d_v_stored());
     // Where values are part of the keys they are read from those, and none are stored.
     let (v_read, v_type, v_head) =
@@ -72,6 +78,9 @@ pub(super) fn compile(c: &mut Compile<'_>, op: &Attention) -> Result<(), DeviceE
     if op.soft_cap.is_some() {
         flags.push("SOFT_CAP");
     }
+    if op.temperature.is_some() {
+        flags.push("GROWS");
+    }
     let (q, y) = (c.input(0), c.out());
     let params = AttentionParams {
         q: q.offset,
@@ -80,6 +89,8 @@ pub(super) fn compile(c: &mut Compile<'_>, op: &Attention) -> Result<(), DeviceE
         y_stride: y.stride,
         scale: op.scale,
         cap: op.soft_cap.unwrap_or(0.0),
+        growth: op.temperature.map_or(0.0, |t| t.growth),
+        context: op.temperature.map_or(1, |t| t.original_context),
     };
     let variant = Variant { name: "attention", flags, constants, format: None, params: AttentionParams::wgsl() };
     c.push(variant, bindings, params, Grid::Rows { x: op.n_head as u32, tile: 1, z: 1 })

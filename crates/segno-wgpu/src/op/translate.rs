@@ -44,7 +44,7 @@ fn variants() -> Vec<Variant> {
         ("activate", &["EXP", "GATED"], activate::params()),
         ("activate", &["CLAMPED_SWIGLU", "GATED"], activate::params()),
         ("add", &["GROUPS"], Binary::wgsl()),
-        ("attention", &["K_F16", "V_F16", "SINKS", "SOFT_CAP"], attention::params(false)),
+        ("attention", &["K_F16", "V_F16", "SINKS", "SOFT_CAP", "GROWS"], attention::params(false)),
         ("attention", &["K_BLOCKS", "K_Q8_0", "V_BLOCKS", "V_Q8_0"], attention::params(false)),
         ("attention", &["APPEND", "K_F16", "V_F16"], attention::params(true)),
         ("attention", &["APPEND", "K_BLOCKS", "K_Q8_0", "V_BLOCKS", "V_Q8_0"], attention::params(true)),
