@@ -145,6 +145,14 @@ impl Tokenizer {
         self.encode_with_borders(text.as_ref(), options, &[]).ids
     }
 
+    /// Turns a text that goes on from other ids into ids: nothing is put in front or behind, and a special token's name
+    /// is text.
+    pub fn encode_more(&self, text: impl AsRef<[u8]>) -> Vec<u32> {
+        let mut out = Encoded::default();
+        self.encode_fragments(text.as_ref(), (false, false), &[], &mut out);
+        out.ids
+    }
+
     /// Turns a text rendered by a chat template into ids: special tokens are read, bos and eos are added as the
     /// vocabulary asks, but no second bos if the template wrote one already. `borders` are byte offsets into
     /// `text`, ascending, as [`crate::Rendered`] has them.
@@ -155,7 +163,7 @@ impl Tokenizer {
         if !written && self.add_bos {
             out.ids.extend(self.special.bos);
         }
-        self.encode_fragments(text.as_bytes(), true, borders, &mut out);
+        self.encode_fragments(text.as_bytes(), (true, true), borders, &mut out);
         if self.add_eos {
             out.ids.extend(self.special.eos);
         }
@@ -168,16 +176,23 @@ impl Tokenizer {
         if options.add_special && self.add_bos {
             out.ids.extend(self.special.bos);
         }
-        self.encode_fragments(text, options.parse_special, borders, &mut out);
+        self.encode_fragments(text, (options.parse_special, true), borders, &mut out);
         if options.add_special && self.add_eos {
             out.ids.extend(self.special.eos);
         }
         out
     }
 
-    fn encode_fragments(&self, text: &[u8], parse_special: bool, borders: &[usize], out: &mut Encoded) {
+    /// `begins`: no text stands before it.
+    fn encode_fragments(
+        &self,
+        text: &[u8],
+        (parse_special, begins): (bool, bool),
+        borders: &[usize],
+        out: &mut Encoded,
+    ) {
         let mut borders = borders.iter().copied().peekable();
-        let mut after_special = true;
+        let mut after_special = begins;
         for fragment in self.special_index.partition(text, parse_special) {
             // Whatever follows, the tokens before a fragment stay what they are.
             while let Some(border) = borders.next_if(|&border| border <= fragment.range().start) {

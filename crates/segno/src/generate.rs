@@ -7,7 +7,7 @@ use segno_ir::{Cancel, Capabilities, SampleParams};
 use segno_runtime::{Engine, Event, Generation, Report, Request, RequestError, Sampling};
 use segno_text::{DateTime, DecodeStream, EncodeOptions, Message, RenderOptions, Tokenizer};
 
-use crate::{Error, Model};
+use crate::{Error, Model, Text};
 
 /// A model on a device.
 pub struct Session {
@@ -142,12 +142,18 @@ impl Session {
         let generation =
             self.engine.generate(Request { prompt: prompt.ids.clone(), borders: prompt.borders, ..request });
         let stream = tokenizer.decode_stream(false);
-        Reply { session: self, generation, stream, prompt: prompt.ids, text: String::new(), report: None }
+        let (tokens, text) = (Vec::new(), String::new());
+        Reply { session: self, generation, stream, prompt: prompt.ids, tokens, text, report: None }
     }
 
     /// A conversation without messages.
     pub fn chat(&self) -> Chat<'_> {
         Chat { session: self, messages: Vec::new() }
+    }
+
+    /// A text without tokens, for programs that have no use for messages.
+    pub fn text(&self) -> Text<'_> {
+        Text::new(self)
     }
 }
 
@@ -176,7 +182,7 @@ pub struct Chat<'s> {
     messages: Vec<Message>,
 }
 
-impl Chat<'_> {
+impl<'s> Chat<'s> {
     /// The messages so far.
     pub fn messages(&self) -> &[Message] {
         &self.messages
@@ -257,7 +263,7 @@ impl Chat<'_> {
     }
 
     /// Starts the model's reply. It is not added to the messages: see [`assistant`](Self::assistant).
-    pub fn reply(&self, options: &GenerateOptions) -> Result<Reply<'_>, Error> {
+    pub fn reply(&self, options: &GenerateOptions) -> Result<Reply<'s>, Error> {
         Ok(self.session.generate_from(self.prompt()?, options))
     }
 }
@@ -268,6 +274,7 @@ pub struct Reply<'s> {
     generation: Generation,
     stream: DecodeStream,
     prompt: Vec<u32>,
+    tokens: Vec<u32>,
     text: String,
     report: Option<Report>,
 }
@@ -286,6 +293,11 @@ impl Reply<'_> {
     /// Tokens of the prompt.
     pub fn prompt(&self) -> &[u32] {
         &self.prompt
+    }
+
+    /// The reply's tokens so far.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
     }
 
     /// The text so far.
@@ -308,7 +320,10 @@ impl Reply<'_> {
                     progress(done, total);
                     continue;
                 }
-                Some(Event::Token(id)) => self.stream.push(self.session.model.tokenizer(), id),
+                Some(Event::Token(id)) => {
+                    self.tokens.push(id);
+                    self.stream.push(self.session.model.tokenizer(), id)
+                }
                 Some(Event::Done(report)) => {
                     self.report = Some(report);
                     self.stream.finish()

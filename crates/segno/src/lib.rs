@@ -20,6 +20,7 @@ mod generate;
 mod hub;
 mod model;
 mod perplexity;
+mod text;
 
 pub use device::{DeviceInfo, devices, open_device};
 pub use generate::{Chat, GenerateOptions, Prompt, Reply, Session, beside};
@@ -34,6 +35,7 @@ pub use segno_runtime::{
     Sampler, Sampling, SamplingError, Why,
 };
 pub use segno_text::{EncodeOptions, Message, Tokenizer};
+pub use text::Text;
 
 /// What can go wrong between a file and a reply.
 #[derive(Debug, thiserror::Error)]
