@@ -6,7 +6,7 @@ mod common;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{FIXTURES, executor, issue, max_abs, rms, run, with_pages, work};
+use common::{FIXTURES, executor, issue, long_fixtures, max_abs, rms, run, with_context, with_pages, work};
 use segno::{GenerateOptions, LoadOptions, Model, open_device};
 use segno_ir::sample::{SampleParams, SampleRow};
 use segno_ir::{Cancel, Device, Input, KvType, Output, PAGE_TOKENS, SlotId, SpanKind};
@@ -54,6 +54,19 @@ fn logits_are_those_of_transformers_and_of_the_decoded_weights() {
                 assert!(gpu <= (1.25 * cpu).max(1e-3), "{what}: RMS error {gpu}, the CPU's {cpu}");
             }
         }
+    }
+}
+
+#[test]
+fn long_sequences_give_the_logits_of_transformers() {
+    assert!(long_fixtures().count() >= 5);
+    for fixture in long_fixtures() {
+        let (model, long) = (Model::open(fixture.path(fixture.plain)).expect("opens"), fixture.long());
+        let n = long.tokens.len() as u32;
+        let mut executor = with_context(&model, gpu(), n);
+        let (max, cosine) = long.compare(&run(&mut executor, &long.tokens, 256, SpanKind::Prefill));
+        println!("{}: max abs error {max:.2e}, cosine {cosine:.9}", fixture.name);
+        assert!(max <= 2e-3 && cosine >= 0.99999, "{}: max abs error {max}, cosine {cosine}", fixture.name);
     }
 }
 
