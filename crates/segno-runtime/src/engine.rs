@@ -548,17 +548,29 @@ impl Active {
         }
     }
 
-    /// Drops those states of recent tokens that the distance from the end does not want any more: they thin out by
-    /// powers of two, so that going back by `r` tokens replays fewer than `r`.
-    fn thin_recent(&mut self, executor: &mut Executor) {
+    /// Drops those states of the reply that the distance `d` from its end does not want any more. Within a page of the
+    /// end they lie at most `d / 2` apart, so that going back by `r` tokens replays fewer than `r`; further away every
+    /// page, then at most `d / 4` apart, so that a long reply holds few. Multiples of powers of two: one that was dropped
+    /// is never wanted again. More than `most` are not held; the first of the reply go first.
+    fn thin_recent(&mut self, executor: &mut Executor, most: usize) {
         let Some(last) = self.recent.last().map(Frozen::n_tokens) else { return };
-        let step = |distance: u32| 1 << distance.max(2).ilog2() >> 1;
-        let kept = |n: u32| n.is_multiple_of(PAGE_TOKENS) || n.is_multiple_of(step(last - n));
-        let (kept, dropped) = std::mem::take(&mut self.recent).into_iter().partition(|f| kept(f.n_tokens()));
-        self.recent = kept;
-        let dropped: Vec<Frozen> = dropped;
+        let step = |d: u32| match d < PAGE_TOKENS {
+            true => 1 << d.max(2).ilog2() >> 1,
+            false => PAGE_TOKENS.max(1 << d.ilog2() >> 2),
+        };
+        let kept = |n: u32| n.is_multiple_of(step(last - n));
+        let (mut held, mut dropped): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.recent).into_iter().partition(|f| kept(f.n_tokens()));
+        dropped.extend(held.drain(..held.len().saturating_sub(most)));
+        self.recent = held;
         dropped.into_iter().for_each(|frozen| executor.release(frozen));
     }
+}
+
+/// The finest step between the states of a reply's last tokens for which a sequence's share of the slots has room: two an
+/// octave, with half as many again for its prompt. 0 if there is none.
+fn recent_step(slots_each: usize) -> u32 {
+    (0..PAGE_TOKENS.ilog2()).find(|i| 3 * (PAGE_TOKENS >> i).ilog2() as usize <= slots_each).map_or(0, |i| 1 << i)
 }
 
 /// A sequence in a step.
@@ -603,17 +615,19 @@ struct Scheduler {
     lost: Option<RequestError>,
     /// Nobody begins until a request has ended: there were not enough pages for all.
     crowded: bool,
-    /// Whether replies leave the states of their last tokens behind.
-    keeps_recent: bool,
+    /// Tokens between the states that a reply leaves of its last ones behind; 0: none.
+    recent_step: u32,
+    /// Most of them that a running sequence holds.
+    most_recent: usize,
 }
 
 impl Scheduler {
     fn new(executor: Executor, n_vocab: usize, options: EngineOptions) -> Self {
         let slots_each = executor.checkpoint_slots() / executor.options().n_sequences as usize;
-        let keeps_recent = options.checkpoints.mode == CheckpointMode::Tree
+        let wanted = options.checkpoints.mode == CheckpointMode::Tree
             && !executor.is_rewindable()
-            && (executor.device().describe().equal_kinds || !options.checkpoints.exact)
-            && slots_each >= 3 * PAGE_TOKENS.ilog2() as usize;
+            && (executor.device().describe().equal_kinds || !options.checkpoints.exact);
+        let recent_step = if wanted { recent_step(slots_each) } else { 0 };
         Scheduler {
             checkpoints: Checkpoints::new(
                 options.checkpoints.clone(),
@@ -632,7 +646,9 @@ impl Scheduler {
             rows_per_second: 0.0,
             lost: None,
             crowded: false,
-            keeps_recent,
+            recent_step,
+            // Room is left for those of the steps under way.
+            most_recent: slots_each.saturating_sub(2).max(1),
         }
     }
 
@@ -989,7 +1005,8 @@ impl Scheduler {
                     let due = active.plan.iter().map(|p| p.0).filter(|p| (start + 1..=end).contains(p));
                     due.map(|p| p - start).collect()
                 }
-                SpanKind::Decode if self.keeps_recent && !active.request.forget => vec![1],
+                // No position but 0 is a multiple of 0.
+                SpanKind::Decode if end.is_multiple_of(self.recent_step) && !active.request.forget => vec![1],
                 SpanKind::Decode => Vec::new(),
             };
             let fed = if active.next.is_none() { inputs.len() } else { 0 };
@@ -1152,7 +1169,7 @@ impl Scheduler {
             let (position, length) = (frozen.n_tokens(), active.request.prompt.len() as u32);
             if position > length {
                 active.recent.push(frozen);
-                active.thin_recent(&mut self.executor);
+                active.thin_recent(&mut self.executor, self.most_recent);
                 continue;
             }
             let why = active.plan.iter().find(|p| p.0 == position).map_or(Why::Fork, |p| p.1);

