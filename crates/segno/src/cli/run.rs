@@ -308,10 +308,11 @@ impl<'s> Talk<'s> {
             ("/retry", "") => {
                 let last = self.chat.messages().iter().rev().find(|m| m.role != "assistant");
                 if last.is_some_and(|m| m.role == "user") {
+                    let before = self.chat.clone();
                     while self.ends_with("assistant") {
                         self.chat.pop();
                     }
-                    self.say(out)?;
+                    self.say(before, out)?;
                 } else {
                     writeln!(out, "there is no question to answer")?;
                 }
@@ -335,8 +336,9 @@ impl<'s> Talk<'s> {
             }
             _ if command.starts_with('/') => writeln!(out, "there is no command {line}; /help lists them")?,
             _ => {
+                let before = self.chat.clone();
                 self.chat.user(line);
-                self.say(out)?;
+                self.say(before, out)?;
             }
         }
         Ok(true)
@@ -348,9 +350,10 @@ impl<'s> Talk<'s> {
         let Some(n) = n.parse().ok().filter(|&n: &usize| n < messages && !text.trim().is_empty()) else {
             return Ok(writeln!(out, "/edit N TEXT: N is one of the numbers that /list shows")?);
         };
+        let before = self.chat.clone();
         self.chat.edit(n, text.trim());
         self.chat.truncate(n + 1);
-        if self.ends_with("user") { self.say(out) } else { Ok(()) }
+        if self.ends_with("user") { self.say(before, out) } else { Ok(()) }
     }
 
     fn branch(&mut self, rest: &str, out: &mut impl Write) -> anyhow::Result<()> {
@@ -385,8 +388,8 @@ impl<'s> Talk<'s> {
         Ok(())
     }
 
-    /// Prints the model's reply and keeps it; an error takes the question back.
-    fn say(&mut self, out: &mut impl Write) -> anyhow::Result<()> {
+    /// Prints the model's reply and keeps it; after an error the conversation is what it was `before`.
+    fn say(&mut self, before: Chat<'s>, out: &mut impl Write) -> anyhow::Result<()> {
         let told = self.chat.reply(self.options).map_err(anyhow::Error::from).and_then(|mut reply| {
             print_reply(&mut reply, self.interrupt, out)?;
             Ok(reply)
@@ -405,7 +408,7 @@ impl<'s> Talk<'s> {
             }
             Err(error) if error.downcast_ref::<Error>().is_some() => {
                 eprintln!("error: {error:#}");
-                self.chat.pop();
+                self.chat = before;
                 self.stats = "the last reply failed".into();
             }
             Err(error) => return Err(error),
@@ -430,7 +433,7 @@ mod tests {
     }
 
     fn with_talk(max_tokens: usize, check: impl FnOnce(&mut Talk<'_>)) {
-        let load = LoadOptions { device: "cpu".into(), ..LoadOptions::default() };
+        let load = LoadOptions { device: "cpu".into(), context: Some(200), ..LoadOptions::default() };
         let session = Model::demo().expect("opens").load(&load).expect("loads");
         let options = GenerateOptions { max_tokens: Some(max_tokens), ..GenerateOptions::greedy() };
         check(&mut Talk::new(&session, &options, &Interrupt::default(), Some("Be brief.")));
@@ -484,6 +487,20 @@ mod tests {
                 assert!(told.starts_with(expected), "{line}: {told}");
                 assert_eq!(say(talk, &["/list"]), before, "{line}");
             }
+        });
+    }
+
+    #[test]
+    fn a_reply_that_fails_changes_nothing() {
+        with_talk(20, |talk| {
+            say(talk, &["What is 7 + 8?"]);
+            let before = say(talk, &["/list"]);
+            let long = "What is 7 + 8? ".repeat(100);
+            for line in [long.clone(), format!("/edit 1 {long}")] {
+                assert_eq!(say(talk, &[&line, "/list"]), before, "the context has no room for it");
+                assert!(say(talk, &["/stats"]).starts_with("the last reply failed"));
+            }
+            assert_eq!(say(talk, &["/retry"]), "7 + 8 = 15.\n");
         });
     }
 
