@@ -111,7 +111,7 @@ fn main() -> Result<()> {
     // Many hide a GPU's latency; one is less often interrupted on a CPU.
     let (alone, many) = clock.both(|n| Ok(large.copy_slots(&(0..n).map(&mut next).collect::<Vec<_>>())?))?;
     let copied = per_byte(alone.min(many));
-    let to_host = per_byte(clock.time(1, |_| Ok(drop(large.read_slot(SlotId(1)).wait(WAIT)?)))?);
+    let to_host = per_byte(clock.time(1, |_| Ok(large.read_slot(SlotId(1)).wait(WAIT).map(drop)?))?);
     let numbers = vec![1.0; LARGE / 4];
     let from_host = per_byte(clock.time(1, |_| Ok(large.write_slot(SlotId(1), &numbers)?))?);
     drop((large, numbers));
@@ -267,7 +267,8 @@ fn rewind(model: &Model, device: &str, prompt: &[u32], slot_bytes: usize) -> Res
     let load = LoadOptions {
         device: device.into(),
         context: Some(prompt.len() as u32 + 200),
-        checkpoint_bytes: Some(1 << 30),
+        // Room for the states of all branches of a round: a full budget drops those of the last tokens first.
+        checkpoint_bytes: Some(80 * slot_bytes as u64 + (256 << 20)),
         ..LoadOptions::default()
     };
     let session = model.load(&load)?;
@@ -277,6 +278,7 @@ fn rewind(model: &Model, device: &str, prompt: &[u32], slot_bytes: usize) -> Res
     let mut times = BACK.map(|_| Vec::new());
     let (mut cold, mut recent) = (Vec::new(), 0);
     for round in 0..3 {
+        session.engine().forget()?;
         let mut text = session.text();
         text.append_tokens(prompt);
         text.append_tokens(&[round]);
