@@ -16,6 +16,11 @@ fn device_name() -> String {
     std::env::var("SEGNO_TEST_DEVICE").unwrap_or_else(|_| "vulkan".into())
 }
 
+/// Whether tests that take minutes on a software driver run whole: `SEGNO_TEST_LONG`.
+fn is_long() -> bool {
+    std::env::var_os("SEGNO_TEST_LONG").is_some()
+}
+
 fn gpu() -> Arc<dyn Device> {
     let hint = "no GPU adapter; on Debian install a software one: apt-get install mesa-vulkan-drivers libvulkan1";
     open_device(&device_name(), None).expect(hint)
@@ -60,7 +65,7 @@ fn logits_are_those_of_transformers_and_of_the_decoded_weights() {
 #[test]
 fn long_sequences_give_the_logits_of_transformers() {
     assert!(long_fixtures().count() >= 5);
-    for fixture in long_fixtures() {
+    for fixture in long_fixtures().take(if is_long() { usize::MAX } else { 1 }) {
         let (model, long) = (Model::open(fixture.path(fixture.plain)).expect("opens"), fixture.long());
         let n = long.tokens.len() as u32;
         let mut executor = with_context(&model, gpu(), n);
@@ -176,17 +181,17 @@ fn two_steps_in_flight_draw_what_one_draws() {
     }
 }
 
-/// At every multiple of 64 of 1,000 tokens: what is read on from there gives the cold run's last logits, and its end
-/// state to the bit. In steps of 64, 128 and 512 tokens: all of them at every place with `SEGNO_TEST_ALL_STEPS`, which
-/// takes minutes on a software driver; otherwise they take turns over the places.
+/// At every multiple of 64 of a prompt: what is read on from there gives the cold run's last logits, and its end state
+/// to the bit. Of 1,000 tokens, in steps of 64, 128 and 512, with `SEGNO_TEST_LONG`; otherwise of 300, and the steps take
+/// turns over the places.
 #[test]
 fn restored_and_replayed_is_cold_bit_for_bit() {
     const STEPS: [usize; 3] = [64, 128, 512];
-    let all = std::env::var_os("SEGNO_TEST_ALL_STEPS").is_some();
+    let (all, n) = (is_long(), if is_long() { 1000 } else { 300 });
     for (turn, name) in ["qwen35", "qwen3next", "lfm2", "gemma3"].into_iter().enumerate() {
         let fixture = FIXTURES.iter().find(|f| f.name == name).expect("a fixture");
         let model = Model::open(fixture.path(&fixture.files().next().expect("a file"))).expect("opens");
-        let ids = tokens(1000, 6);
+        let ids = tokens(n, 6);
         let options =
             ExecutorOptions { n_ctx: 1024, n_sequences: 2, max_rows: 512, max_outputs: 2, ..Default::default() };
         let mut executor = model.executor(gpu(), options).expect("loads");
@@ -217,7 +222,7 @@ fn restored_and_replayed_is_cold_bit_for_bit() {
         };
         let sequence = executor.create().expect("a sequence");
         let (states, logits, end) = read(&mut executor, sequence, 0, 512, true);
-        assert_eq!(states.len(), 15, "{name}");
+        assert_eq!(states.len(), n / PAGE_TOKENS as usize, "{name}");
         for (i, state) in states.into_iter().enumerate() {
             let at = state.n_tokens();
             assert_eq!(at, (i as u32 + 1) * PAGE_TOKENS);

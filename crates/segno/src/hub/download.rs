@@ -13,6 +13,8 @@ use sha2::{Digest, Sha256};
 use ureq::http::{Response, StatusCode, Uri};
 use ureq::{Agent, Body};
 
+use crate::beside;
+
 use super::{HubError, HubName, choose, complete, hub_cache, split_part};
 
 /// Longest list of a repository's files that is read, in bytes.
@@ -238,7 +240,8 @@ impl Hub {
         }
         let refs = repo.join("refs");
         fs::create_dir_all(&refs).map_err(io_error(&refs))?;
-        fs::write(refs.join("main"), &commit).map_err(io_error(&refs))?;
+        let new = beside(&refs.join("main"));
+        fs::write(&new, &commit).and_then(|()| fs::rename(&new, refs.join("main"))).map_err(io_error(&refs))?;
         Ok(snapshot.join(first))
     }
 
@@ -545,15 +548,16 @@ fn link(blob: &Path, snapshot: &Path, name: &str) -> Result<(), HubError> {
     if let Some(folder) = to.parent() {
         fs::create_dir_all(folder).map_err(io_error(folder))?;
     }
-    // A link whose blob is gone.
-    let _ = fs::remove_file(&to);
     let mut target: PathBuf = std::iter::repeat_n("..", name.split('/').count() + 1).collect();
     target.extend([Path::new("blobs"), Path::new(blob.file_name().unwrap_or_default())]);
+    // Another program may do the same now: a copy to a link that it has just made would empty the blob.
+    let new = beside(&to);
     #[cfg(unix)]
-    let linked = std::os::unix::fs::symlink(&target, &to);
+    let linked = std::os::unix::fs::symlink(&target, &new);
     #[cfg(windows)]
-    let linked = std::os::windows::fs::symlink_file(&target, &to);
-    linked.or_else(|_| fs::hard_link(blob, &to)).or_else(|_| fs::copy(blob, &to).map(drop)).map_err(io_error(&to))
+    let linked = std::os::windows::fs::symlink_file(&target, &new);
+    let linked = linked.or_else(|_| fs::hard_link(blob, &new)).or_else(|_| fs::copy(blob, &new).map(drop));
+    linked.and_then(|()| fs::rename(&new, &to)).map_err(io_error(&to))
 }
 
 #[cfg(test)]
