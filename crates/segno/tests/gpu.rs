@@ -197,7 +197,7 @@ fn restored_and_replayed_is_cold_bit_for_bit() {
         let mut executor = model.executor(gpu(), options).expect("loads");
         let before = executor.free();
         // Reads on to the end; states at multiples of 64, the last row's logits, and the end state.
-        let mut read = |executor: &mut Executor, sequence, from: usize, step: usize, snapshots: bool| {
+        let read = |executor: &mut Executor, sequence, from: usize, step: usize, snapshots: bool| {
             let (mut states, mut logits, mut at) = (Vec::new(), Vec::new(), from);
             for part in ids[from..].chunks(step) {
                 let due = |r: &u32| snapshots && (at as u32 + r).is_multiple_of(PAGE_TOKENS);
