@@ -548,13 +548,13 @@ impl Active {
         }
     }
 
-    /// Drops those states of the reply that the distance `d` from its end does not want any more. Within a page of the
-    /// end they lie at most `d / 2` apart, so that going back by `r` tokens replays fewer than `r`; further away every
+    /// Drops those states of the reply that the distance `d` from its end does not want any more. Within two pages of
+    /// the end they lie at most `d / 2` apart, so that going back by `r` tokens replays fewer than `r`; further away every
     /// page, then at most `d / 4` apart, so that a long reply holds few. Multiples of powers of two: one that was dropped
     /// is never wanted again. More than `most` are not held; the first of the reply go first.
     fn thin_recent(&mut self, executor: &mut Executor, most: usize) {
         let Some(last) = self.recent.last().map(Frozen::n_tokens) else { return };
-        let step = |d: u32| match d < PAGE_TOKENS {
+        let step = |d: u32| match d < 2 * PAGE_TOKENS {
             true => 1 << d.max(2).ilog2() >> 1,
             false => PAGE_TOKENS.max(1 << d.ilog2() >> 2),
         };
