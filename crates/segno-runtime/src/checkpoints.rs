@@ -1019,18 +1019,19 @@ fn made_of(made: Made, precision: Precision) -> Made {
 }
 
 /// Tokens that a checkpoint is expected to save: those since the one before it, times the chance that a prompt parts from
-/// this path between it and the next. Edits are the likelier the nearer to the end, in inverse proportion.
+/// this path between it and the next. Edits are the likelier the nearer to the end, in inverse proportion, and at the
+/// borders of messages; a path is the less likely to be taken again the more requests took others since.
 fn worth(placed: &Placed, entry: &Checkpoint, clock: u64) -> f64 {
     let gap = f64::from(placed.position - placed.previous);
     let distance = f64::from(placed.deepest - placed.position + PAGE_TOKENS);
     let here = match entry.why {
-        Why::Fork | Why::End | Why::Parked | Why::PromptEnd | Why::Loaded => 2.0,
-        Why::Head | Why::Border => 1.0,
+        Why::Fork | Why::Head | Why::Border => 4.0,
+        Why::End | Why::Parked | Why::PromptEnd | Why::Loaded => 2.0,
         _ => 0.0,
     };
     let span = f64::from(placed.next - placed.position) + f64::from(PAGE_TOKENS) * here + 1.0;
     let age = (clock - entry.used) as f64;
-    gap * span / distance * f64::from(1 + entry.hits.min(8)) * (-age / 8.0).exp2()
+    gap * span / distance * f64::from(1 + entry.hits.min(8)) / (1.0 + age)
 }
 
 /// Where checkpoints of a prompt pay: its end, messages near it, the first message, the fork, and a grid that widens with

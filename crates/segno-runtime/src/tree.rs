@@ -52,7 +52,7 @@ pub(crate) struct Placed {
     pub position: u32,
     /// Position of the entry before it on its path, or 0.
     pub previous: u32,
-    /// Position of the nearest entry after it, or of the path's end.
+    /// Position of the nearest entry after it, or its own.
     pub next: u32,
     /// Position of the deepest entry after it, or its own.
     pub deepest: u32,
@@ -216,55 +216,66 @@ impl<T> Tree<T> {
 
     /// Every entry with its neighbours.
     pub fn placed(&self) -> Vec<Placed> {
+        // First down: of each node, the position before its children's. Not recursive: contexts are thousands of blocks
+        // long.
+        let mut order = vec![(ROOT, 0)];
+        let mut done = 0;
+        while let Some(&(node, previous)) = order.get(done) {
+            done += 1;
+            let entries = self.entries_of_children(node);
+            for &child in &self.nodes[&node].children {
+                let on_path = entries.iter().filter(|e| self.shares(child, e)).map(|e| e.position);
+                order.push((child, on_path.max().unwrap_or(previous)));
+            }
+        }
+        // Then up: the nearest and the deepest position below each node.
         let mut all = Vec::with_capacity(self.entries.len());
-        let mut roots: Vec<(NodeId, u32)> = self.nodes[&ROOT].children.iter().map(|&id| (id, 0)).collect();
-        while let Some((root, _)) = roots.pop() {
-            self.place(root, &mut all);
+        let mut below: HashMap<NodeId, (u32, u32)> = HashMap::new();
+        for (node, previous) in order.into_iter().rev() {
+            let entries = self.entries_of_children(node);
+            let positions = entries.iter().map(|e| (e.position, e.position));
+            let deeper = self.nodes[&node].children.iter().filter_map(|&child| Some((child, *below.get(&child)?)));
+            let deeper: Vec<_> = deeper.collect();
+            for entry in &entries {
+                let position = entry.position;
+                let before = entries.iter().filter(|e| e.position < position && self.shares(entry.node, e));
+                // An entry goes on in all blocks that agree up to it.
+                let after = entries.iter().filter(|e| e.position > position && self.shares(e.node, entry));
+                let after = after.map(|e| (e.position, e.position));
+                let after = after.chain(deeper.iter().filter(|(child, _)| self.shares(*child, entry)).map(|d| d.1));
+                let (next, deepest) = after.reduce(nearest_and_deepest).unwrap_or((position, position));
+                let previous = before.map(|e| e.position).max().unwrap_or(previous);
+                all.push(Placed { id: entry.id, position, previous, next, deepest });
+            }
+            let under = positions.chain(deeper.into_iter().map(|d| d.1)).reduce(nearest_and_deepest);
+            below.extend(under.map(|under| (node, under)));
         }
         all
     }
 
-    /// Appends the entries of a node and all below. Not recursive: contexts are thousands of blocks long.
-    fn place(&self, root: NodeId, all: &mut Vec<Placed>) {
-        // First down, with the position before; then up, with those after.
-        let mut order = Vec::new();
-        let mut stack = vec![(root, 0)];
-        while let Some((id, previous)) = stack.pop() {
-            let node = &self.nodes[&id];
-            order.push((id, previous));
-            let last = node.entries.iter().map(|e| self.entries[e].position).max().unwrap_or(previous);
-            stack.extend(node.children.iter().map(|&child| (child, last)));
-        }
-        // Of each node: the nearest and the deepest entry at or below it.
-        let mut below: HashMap<NodeId, (u32, u32)> = HashMap::new();
-        for (id, previous) in order.into_iter().rev() {
-            let node = &self.nodes[&id];
-            let after = node.children.iter().filter_map(|c| below.get(c));
-            let after = after.copied().reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)));
-            let mut entries = node.entries.clone();
-            entries.sort_by_key(|e| self.entries[e].position);
-            let deepest = after.map(|a| a.1);
-            let last = entries.last().map(|e| self.entries[e].position);
-            let deepest = deepest.or(last);
-            let mut previous = previous;
-            for (i, e) in entries.iter().enumerate() {
-                let position = self.entries[e].position;
-                let next = entries.get(i + 1).map(|e| self.entries[e].position).or(after.map(|a| a.0));
-                all.push(Placed {
-                    id: *e,
-                    position,
-                    previous,
-                    next: next.unwrap_or(position),
-                    deepest: deepest.unwrap_or(position),
-                });
-                previous = position;
-            }
-            let nearest = entries.first().map(|e| self.entries[e].position).or(after.map(|a| a.0));
-            if let (Some(nearest), Some(deepest)) = (nearest, deepest) {
-                below.insert(id, (nearest, deepest));
-            }
-        }
+    fn entries_of_children(&self, node: NodeId) -> Vec<InBlock> {
+        let of = |&node: &NodeId| {
+            self.nodes[&node].entries.iter().map(move |&id| InBlock { id, node, position: self.entries[&id].position })
+        };
+        self.nodes[&node].children.iter().flat_map(of).collect()
     }
+
+    /// Whether a node's block begins with all that an entry in it, or in another child of the same node, has read.
+    fn shares(&self, node: NodeId, entry: &InBlock) -> bool {
+        let (own, other) = (&self.nodes[&node], &self.nodes[&entry.node]);
+        node == entry.node || own.start + common(&own.keys, &other.keys) >= entry.position as usize
+    }
+}
+
+/// An entry, and the node that has it.
+struct InBlock {
+    id: EntryId,
+    node: NodeId,
+    position: u32,
+}
+
+fn nearest_and_deepest(a: (u32, u32), b: (u32, u32)) -> (u32, u32) {
+    (a.0.min(b.0), a.1.max(b.1))
 }
 
 #[cfg(test)]
@@ -347,12 +358,15 @@ mod tests {
             }
             for placed in tree.placed() {
                 let own = tree.keys(placed.id);
-                prop_assert_eq!(own.len() as u32, placed.position);
-                let before = list.iter().filter(|(l, _)| l.len() < own.len() && own.starts_with(l)).map(|(l, _)| l.len()).max();
-                // A sibling block's entry in the shared part counts for neither.
-                prop_assert!(placed.previous as usize <= before.unwrap_or(0) || placed.previous == 0);
-                prop_assert!(placed.deepest >= placed.position && placed.next >= placed.position);
+                let n = own.len() as u32;
+                let before = list.iter().map(|(l, _)| l).filter(|l| l.len() < own.len() && own.starts_with(l));
+                let after = list.iter().map(|(l, _)| l).filter(|l| l.len() > own.len() && l.starts_with(&own));
+                let after = after.map(|l| (l.len() as u32, l.len() as u32)).reduce(nearest_and_deepest);
+                let (next, deepest) = after.unwrap_or((n, n));
+                let previous = before.map(|l| l.len() as u32).max().unwrap_or(0);
+                prop_assert_eq!(placed, Placed { id: placed.id, position: n, previous, next, deepest });
             }
+            prop_assert_eq!(tree.placed().len(), list.len());
             for (_, id) in &list {
                 tree.remove(*id);
             }

@@ -1,48 +1,23 @@
 //! Checkpoints: whatever is restored, replies and bits are those of a cold run, only what changed is read again, and
 //! nothing leaks. On a plain and on an adversarial device, for every kind of state.
 
-use std::path::{Path, PathBuf};
+mod common;
+
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use segno_cpu::{CpuDevice, CpuOptions};
-use segno_gguf::Gguf;
-use segno_ir::sample::{SampleParams, SampleRow, philox};
-use segno_ir::{
-    Cancel, Capabilities, Device, DeviceError, Graph, Input, Needs, Op, Output, Pending, Pool, PoolPlan, Program,
-    ProgramLimits, Rows, SpanKind, Step, Support, Ticket, WeightDecl, WeightSource, Weights,
-};
+use common::{FILES, Folder, Watch, adversary, cpu, generate, load, model, request, tokens, watched};
+use segno_ir::sample::{SampleParams, philox};
+use segno_ir::{Cancel, Device, DeviceError, Input, Output, SpanKind, Step};
 use segno_models::Model;
-use segno_runtime::adversary::Adversary;
 use segno_runtime::image::{Fingerprint, Image, Key, Made, Precision};
 use segno_runtime::store::{Store, StoreOptions};
 use segno_runtime::{
     CheckpointMode, CheckpointOptions, EmbeddedRow, Engine, EngineOptions, Event, Executor, ExecutorOptions, Frozen,
     Report, Request, SequenceId, Tier, Why, Work,
 };
-
-/// Recurrent with attention, convolutions with attention, windows, attention alone.
-const FILES: &[&str] =
-    &["qwen35/model-q8_0.gguf", "lfm2/model-f16.gguf", "gemma3/model-f16.gguf", "llama/model-f32.gguf"];
-
-fn model(file: &str) -> Model {
-    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures")).join(file);
-    segno_models::build(&Gguf::open(path).expect("opens")).expect("builds")
-}
-
-fn cpu(threads: usize) -> Arc<dyn Device> {
-    Arc::new(CpuDevice::new(CpuOptions { threads: Some(threads), ..CpuOptions::default() }))
-}
-
-fn adversary() -> Arc<dyn Device> {
-    Arc::new(Adversary::new(cpu(1)))
-}
-
-/// Reproducible tokens that the model has.
-fn tokens(model: &Model, n: usize, seed: u32) -> Vec<u32> {
-    (0..n as u32).map(|i| philox([i, seed, 0, 0], [7, 8])[0] % model.graph.n_tokens() as u32).collect()
-}
 
 // ---- bits -----------------------------------------------------------------------------------------------------------
 
@@ -55,7 +30,7 @@ fn executor(model: &Model, device: Arc<dyn Device>) -> Executor {
         checkpoint_slots: 1100,
         ..Default::default()
     };
-    Executor::load(device, &model.graph, model.source.clone(), options).expect("loads")
+    load(model, device, options)
 }
 
 /// Reads tokens in pieces and freezes after the given numbers of them; the last row's logits as bits.
@@ -253,21 +228,12 @@ fn engine_of(model: &Model, device: Arc<dyn Device>, checkpoints: CheckpointOpti
         checkpoint_bytes: Some(64 << 20),
         ..Default::default()
     };
-    let executor = Executor::load(device, &model.graph, model.source.clone(), options).expect("loads");
+    let executor = load(model, device, options);
     Engine::start(executor, model.graph.n_tokens(), EngineOptions { checkpoints, ..Default::default() })
 }
 
 fn engine(model: &Model, device: Arc<dyn Device>) -> Engine {
     engine_of(model, device, CheckpointOptions::default(), 2)
-}
-
-fn request(prompt: &[u32], max_tokens: usize) -> Request {
-    let params = SampleParams { temperature: 1.0, seed: 5, ..SampleParams::default() };
-    Request { prompt: prompt.to_vec(), max_tokens, params, ..Request::default() }
-}
-
-fn generate(engine: &Engine, request: Request) -> (Vec<u32>, Report) {
-    engine.generate(request).collect_blocking().expect("a reply")
 }
 
 /// The reply, after checking that it is a cold run's; its report.
@@ -497,7 +463,7 @@ fn f13_memory_stays_within_the_budget_and_heads_go_last() {
             checkpoint_bytes: Some(3 << 20),
             ..Default::default()
         };
-        let executor = Executor::load(cpu(1), &model.graph, model.source.clone(), options).expect("loads");
+        let executor = load(&model, cpu(1), options);
         let engine = Engine::start(executor, model.graph.n_tokens(), EngineOptions::default());
         let system = tokens(&model, 130, 15);
         for i in 0..40 {
@@ -656,72 +622,20 @@ struct Counts {
 /// Takes at least so long for a step of a prompt.
 const PROMPT_STEP: Duration = Duration::from_millis(2);
 
-/// Counts the work of another device.
-struct Counting {
-    inner: Arc<dyn Device>,
-    counts: Arc<Counts>,
-}
-
-struct CountingProgram {
-    inner: Box<dyn Program>,
-    counts: Arc<Counts>,
-}
-
-impl Device for Counting {
-    fn describe(&self) -> &Capabilities {
-        self.inner.describe()
-    }
-
-    fn supports(&self, op: &Op, weights: &[WeightDecl]) -> Support {
-        self.inner.supports(op, weights)
-    }
-
-    fn needs(&self, graph: &Graph, limits: &ProgramLimits) -> Needs {
-        self.inner.needs(graph, limits)
-    }
-
-    fn weights(&self, source: Arc<dyn WeightSource>, graph: &Graph) -> Result<Arc<dyn Weights>, DeviceError> {
-        self.inner.weights(source, graph)
-    }
-
-    fn pool(&self, plan: &PoolPlan) -> Result<Arc<dyn Pool>, DeviceError> {
-        self.inner.pool(plan)
-    }
-
-    fn compile(
-        &self,
-        graph: &Graph,
-        weights: &Arc<dyn Weights>,
-        pool: &Arc<dyn Pool>,
-        limits: &ProgramLimits,
-    ) -> Result<Box<dyn Program>, DeviceError> {
-        let inner = self.inner.compile(graph, weights, pool, limits)?;
-        Ok(Box::new(CountingProgram { inner, counts: self.counts.clone() }))
-    }
-}
-
-impl Program for CountingProgram {
-    fn forward(&mut self, step: &Step) -> Result<Rows, DeviceError> {
-        if self.counts.fails.swap(false, Ordering::Relaxed) {
+impl Watch for Counts {
+    fn forward(&self, step: &Step) -> Result<(), DeviceError> {
+        if self.fails.swap(false, Ordering::Relaxed) {
             return Err(DeviceError::Invalid("told to fail".into()));
         }
         let rows = |kind| step.spans.iter().filter(|s| s.kind == kind).map(|s| s.inputs.len()).sum::<usize>();
         let prompt_rows = rows(SpanKind::Prefill);
         if prompt_rows > 0 {
-            self.counts.prompt_steps.fetch_add(1, Ordering::Relaxed);
+            self.prompt_steps.fetch_add(1, Ordering::Relaxed);
             std::thread::sleep(PROMPT_STEP);
         }
-        self.counts.prompt_rows.fetch_add(prompt_rows, Ordering::Relaxed);
-        self.counts.reply_rows.fetch_add(rows(SpanKind::Decode), Ordering::Relaxed);
-        self.inner.forward(step)
-    }
-
-    fn sample(&mut self, rows: &Rows, requests: &[SampleRow]) -> Result<Ticket, DeviceError> {
-        self.inner.sample(rows, requests)
-    }
-
-    fn read(&mut self, rows: &Rows, output: Output, first: u32, n: u32) -> Pending<Vec<f32>> {
-        self.inner.read(rows, output, first, n)
+        self.prompt_rows.fetch_add(prompt_rows, Ordering::Relaxed);
+        self.reply_rows.fetch_add(rows(SpanKind::Decode), Ordering::Relaxed);
+        Ok(())
     }
 }
 
@@ -735,7 +649,7 @@ impl Counts {
 
 fn counting(inner: Arc<dyn Device>) -> (Arc<dyn Device>, Arc<Counts>) {
     let counts = Arc::new(Counts::default());
-    (Arc::new(Counting { inner, counts: counts.clone() }), counts)
+    (watched(inner, &counts), counts)
 }
 
 /// The three policies.
@@ -1025,29 +939,6 @@ fn hole_5_many_short_turns_leave_no_hole() {
 
 // ---- folders --------------------------------------------------------------------------------------------------------
 
-/// A folder of its own, removed at the end.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("segno-checkpoints-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&path);
-        Folder(path)
-    }
-
-    /// All images in it.
-    fn images(&self) -> Vec<PathBuf> {
-        let entries = std::fs::read_dir(self.0.join("images")).expect("the folder");
-        entries.map(|e| e.expect("an entry").path()).collect()
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
 /// An engine with a folder for checkpoints.
 fn engine_with(model: &Model, device: Arc<dyn Device>, folder: &Folder, exact: bool, store: StoreOptions) -> Engine {
     let options = ExecutorOptions {
@@ -1057,7 +948,7 @@ fn engine_with(model: &Model, device: Arc<dyn Device>, folder: &Folder, exact: b
         checkpoint_bytes: Some(16 << 20),
         ..Default::default()
     };
-    let executor = Executor::load(device, &model.graph, model.source.clone(), options).expect("loads");
+    let executor = load(model, device, options);
     let store = Store::open(&folder.0, executor.fingerprint(), store).expect("opens");
     let checkpoints = CheckpointOptions { exact, ..CheckpointOptions::default() };
     let options = EngineOptions { checkpoints, store: Some(Arc::new(store)), ..Default::default() };
@@ -1176,7 +1067,7 @@ fn a_saved_conversation_is_loaded_by_its_own_model_only() {
     assert!(refusal(&lfm2).contains("another model"));
     let fresh = engine(&qwen, cpu(1));
     for (at, value, why) in [(12, 9, "format version 9"), (8, 1, "byte order")] {
-        for path in folder.images() {
+        for path in folder.files("images") {
             let mut bytes = std::fs::read(&path).expect("reads");
             bytes[at] = value;
             std::fs::write(&path, bytes).expect("writes");
@@ -1274,7 +1165,7 @@ fn hybrid_mode_keeps_and_restores_what_the_original_does() {
 fn hybrid_mode_reproduces_the_published_trace() {
     let model = model("lfm2/model-f16.gguf");
     let options = ExecutorOptions { n_ctx: 2048, max_rows: 512, checkpoint_slots: 16, ..Default::default() };
-    let executor = Executor::load(cpu(1), &model.graph, model.source.clone(), options).expect("loads");
+    let executor = load(&model, cpu(1), options);
     let mode = CheckpointMode::Hybrid { interval: 256, slots: 4 };
     let checkpoints = CheckpointOptions { mode, ..CheckpointOptions::default() };
     let engine = Engine::start(executor, model.graph.n_tokens(), EngineOptions { checkpoints, ..Default::default() });
@@ -1328,7 +1219,7 @@ fn script(model: &Model, device: Arc<dyn Device>, seed: u32, off_by_one: bool) -
     let folder = Folder::new(&format!("script-{seed}-{off_by_one}"));
     let start = || {
         let device = device.clone();
-        let mut executor = Executor::load(device, &model.graph, model.source.clone(), options.clone()).expect("loads");
+        let mut executor = load(model, device, options.clone());
         if off_by_one {
             executor.sabotage();
         }

@@ -1,31 +1,27 @@
 //! The engine: requests together give what each gives alone, are played on from, refused, cancelled.
 
-use std::path::Path;
+mod common;
+
 use std::sync::Arc;
 
-use segno_cpu::{CpuDevice, CpuOptions};
-use segno_gguf::Gguf;
 use segno_ir::Device;
 use segno_ir::sample::{SampleParams, philox};
 use segno_models::Model;
-use segno_runtime::adversary::Adversary;
 use segno_runtime::{
-    Engine, EngineOptions, Event, Executor, ExecutorOptions, Finish, Generation, Request, RequestError, Sampling,
+    Engine, EngineOptions, Event, ExecutorOptions, Finish, Generation, Request, RequestError, Sampling,
 };
 
 fn model() -> Model {
-    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/qwen35/model-q8_0.gguf"));
-    segno_models::build(&Gguf::open(path).expect("opens")).expect("builds")
+    common::model(common::FILES[0])
 }
 
 fn devices() -> [Arc<dyn Device>; 2] {
-    let cpu = || Arc::new(CpuDevice::new(CpuOptions { threads: Some(1), ..CpuOptions::default() }));
-    [cpu(), Arc::new(Adversary::new(cpu()))]
+    [common::cpu(1), common::adversary()]
 }
 
 fn engine(model: &Model, device: Arc<dyn Device>, n_sequences: u32, n_ctx: u32) -> Engine {
     let options = ExecutorOptions { n_ctx, n_sequences, max_rows: 128, ..Default::default() };
-    let executor = Executor::load(device, &model.graph, model.source.clone(), options).expect("loads");
+    let executor = common::load(model, device, options);
     Engine::start(executor, model.graph.n_tokens(), EngineOptions { max_queued: 8, ..Default::default() })
 }
 

@@ -1,16 +1,15 @@
 //! The exactness rules on the CPU: whatever way a sequence is cut, batched, threaded or disturbed,
 //! its logits have the same bits. On a plain and on an adversarial device.
 
-use std::path::Path;
+mod common;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use segno_cpu::{CpuDevice, CpuOptions};
-use segno_gguf::Gguf;
+use common::{adversary, cpu, load, model};
 use segno_ir::sample::{SampleParams, SampleRow};
 use segno_ir::{Cancel, Device, DeviceError, Input, KvType, Output, SpanKind};
 use segno_models::Model;
-use segno_runtime::adversary::Adversary;
 use segno_runtime::{Executor, ExecutorError, ExecutorOptions, SequenceId, Work};
 
 const FILES: &[&str] = &[
@@ -29,27 +28,14 @@ const FILES: &[&str] = &[
     "qwen3moe/model-f32.gguf",
 ];
 
-fn model(file: &str) -> Model {
-    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures")).join(file);
-    segno_models::build(&Gguf::open(path).expect("opens")).expect("builds")
-}
-
-fn cpu(threads: usize) -> Arc<dyn Device> {
-    Arc::new(CpuDevice::new(CpuOptions { threads: Some(threads), ..CpuOptions::default() }))
-}
-
-fn adversary() -> Arc<dyn Device> {
-    Arc::new(Adversary::new(cpu(1)))
-}
-
 fn executor(model: &Model, device: Arc<dyn Device>, n_sequences: u32) -> Executor {
     let options = ExecutorOptions { n_ctx: 640, n_sequences, max_rows: 640, max_outputs: 640, ..Default::default() };
-    Executor::load(device, &model.graph, model.source.clone(), options).expect("loads")
+    load(model, device, options)
 }
 
 fn with_pages(model: &Model, device: Arc<dyn Device>, k_type: KvType, v_type: KvType) -> Executor {
     let options = ExecutorOptions { n_ctx: 640, max_rows: 640, max_outputs: 640, k_type, v_type, ..Default::default() };
-    Executor::load(device, &model.graph, model.source.clone(), options).expect("loads")
+    load(model, device, options)
 }
 
 fn tokens(n: usize, seed: u32) -> Vec<u32> {

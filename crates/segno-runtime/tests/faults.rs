@@ -1,48 +1,22 @@
 //! Failures of one request, or of the device, harm nothing else: what is parked, refused or broken off leaves the tree
 //! and the others' replies as they would have been.
 
-use std::path::Path;
+mod common;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use segno_cpu::{CpuDevice, CpuOptions};
-use segno_gguf::Gguf;
-use segno_ir::sample::{SampleParams, SampleRow, philox};
-use segno_ir::{
-    Capabilities, Device, DeviceError, Graph, Needs, Op, Output, Pending, Pool, PoolPlan, Program, ProgramLimits, Rows,
-    Step, Support, Ticket, WeightDecl, WeightSource, Weights,
-};
+use common::{FILES, Watch, adversary, cpu, generate, load, model, tokens, watched};
+use segno_ir::sample::SampleParams;
+use segno_ir::{Device, DeviceError, Step};
 use segno_models::Model;
-use segno_runtime::adversary::Adversary;
 use segno_runtime::{
-    CheckpointMode, CheckpointOptions, Engine, EngineOptions, Executor, ExecutorOptions, Report, Request, RequestError,
-    Sampling,
+    CheckpointMode, CheckpointOptions, Engine, EngineOptions, ExecutorOptions, Request, RequestError, Sampling,
 };
-
-/// Recurrent with attention, convolutions with attention, windows, attention alone.
-const FILES: &[&str] =
-    &["qwen35/model-q8_0.gguf", "lfm2/model-f16.gguf", "gemma3/model-f16.gguf", "llama/model-f32.gguf"];
-
-fn model(file: &str) -> Model {
-    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures")).join(file);
-    segno_models::build(&Gguf::open(path).expect("opens")).expect("builds")
-}
-
-fn cpu() -> Arc<dyn Device> {
-    Arc::new(CpuDevice::new(CpuOptions { threads: Some(1), ..CpuOptions::default() }))
-}
-
-fn adversary() -> Arc<dyn Device> {
-    Arc::new(Adversary::new(cpu()))
-}
-
-fn tokens(model: &Model, n: usize, seed: u32) -> Vec<u32> {
-    (0..n as u32).map(|i| philox([i, seed, 0, 0], [7, 10])[0] % model.graph.n_tokens() as u32).collect()
-}
 
 fn engine_with(model: &Model, device: Arc<dyn Device>, executor: ExecutorOptions, options: EngineOptions) -> Engine {
     let executor = ExecutorOptions { n_ctx: 512, max_rows: 128, checkpoint_slots: 40, ..executor };
-    let executor = Executor::load(device, &model.graph, model.source.clone(), executor).expect("loads");
+    let executor = load(model, device, executor);
     Engine::start(executor, model.graph.n_tokens(), options)
 }
 
@@ -52,18 +26,14 @@ fn engine(model: &Model, device: Arc<dyn Device>, n_sequences: u32) -> Engine {
 }
 
 fn request(prompt: &[u32], max_tokens: usize, seed: u64) -> Request {
-    let params = SampleParams { temperature: 1.0, seed, ..SampleParams::default() };
-    Request { prompt: prompt.to_vec(), max_tokens, params, ..Request::default() }
+    let request = common::request(prompt, max_tokens);
+    Request { params: SampleParams { seed, ..request.params }, ..request }
 }
 
 fn on_host(request: Request) -> Request {
     // Penalties and mirostat: the chain's state depends on all that it has drawn.
     let sampling = Sampling { temperature: 1.0, penalty_repeat: 1.3, mirostat: 2, ..Sampling::default() };
     Request { host: Some(sampling), ..request }
-}
-
-fn generate(engine: &Engine, request: Request) -> (Vec<u32>, Report) {
-    engine.generate(request).collect_blocking().expect("a reply")
 }
 
 #[test]
@@ -76,7 +46,7 @@ fn parked_and_resumed_is_what_each_gives_alone() {
                 if i % 2 == 0 { request } else { on_host(request) }
             })
             .collect();
-        for (mode, device) in [(CheckpointMode::Tree, adversary()), (CheckpointMode::Off, cpu())] {
+        for (mode, device) in [(CheckpointMode::Tree, adversary()), (CheckpointMode::Off, cpu(1))] {
             let alone = engine(&model, device.clone(), 1);
             let alone: Vec<Vec<u32>> =
                 requests.iter().map(|r| generate(&alone, Request { forget: true, ..r.clone() }).0).collect();
@@ -109,7 +79,7 @@ fn parked_and_resumed_is_what_each_gives_alone() {
 #[test]
 fn parked_after_its_first_token_a_request_does_not_draw_it_again() {
     let model = model(FILES[0]);
-    for device in [cpu(), adversary()] {
+    for device in [cpu(1), adversary()] {
         let options = ExecutorOptions {
             n_sequences: 2,
             shared_tokens: Some(512),
@@ -132,7 +102,7 @@ fn parked_after_its_first_token_a_request_does_not_draw_it_again() {
 fn the_queue_is_bounded_and_what_is_refused_changes_nothing() {
     let model = model(FILES[0]);
     let options = EngineOptions { max_queued: 2, ..Default::default() };
-    let engine = engine_with(&model, cpu(), ExecutorOptions::default(), options);
+    let engine = engine_with(&model, cpu(1), ExecutorOptions::default(), options);
     let prompt = tokens(&model, 200, 1);
     let (reply, _) = generate(&engine, request(&prompt, 10, 1));
     let before = (engine.checkpoints().expect("runs"), engine.free().expect("runs"));
@@ -190,70 +160,21 @@ impl Faults {
     }
 }
 
-/// Wraps a device whose programs fail when told to.
-struct Faulty {
-    inner: Arc<dyn Device>,
-    faults: Arc<Faults>,
-}
-
-struct FaultyProgram {
-    inner: Box<dyn Program>,
-    faults: Arc<Faults>,
-}
-
-impl Program for FaultyProgram {
-    fn forward(&mut self, step: &Step) -> Result<Rows, DeviceError> {
-        self.faults.check(At::Forward)?;
-        self.inner.forward(step)
+impl Watch for Faults {
+    fn forward(&self, _: &Step) -> Result<(), DeviceError> {
+        self.check(At::Forward)
     }
 
-    fn sample(&mut self, rows: &Rows, requests: &[SampleRow]) -> Result<Ticket, DeviceError> {
-        self.faults.check(At::Sample)?;
-        let ticket = self.inner.sample(rows, requests)?;
-        match self.faults.check(At::Ticket) {
-            Ok(()) => Ok(ticket),
-            Err(error) => Ok(Ticket { id: ticket.id, tokens: Pending::failed(error) }),
-        }
+    fn sample(&self) -> Result<(), DeviceError> {
+        self.check(At::Sample)
     }
 
-    fn read(&mut self, rows: &Rows, output: Output, first: u32, n: u32) -> Pending<Vec<f32>> {
-        match self.faults.check(At::Read) {
-            Ok(()) => self.inner.read(rows, output, first, n),
-            Err(error) => Pending::failed(error),
-        }
-    }
-}
-
-impl Device for Faulty {
-    fn describe(&self) -> &Capabilities {
-        self.inner.describe()
+    fn ticket(&self) -> Result<(), DeviceError> {
+        self.check(At::Ticket)
     }
 
-    fn supports(&self, op: &Op, weights: &[WeightDecl]) -> Support {
-        self.inner.supports(op, weights)
-    }
-
-    fn needs(&self, graph: &Graph, limits: &ProgramLimits) -> Needs {
-        self.inner.needs(graph, limits)
-    }
-
-    fn weights(&self, source: Arc<dyn WeightSource>, graph: &Graph) -> Result<Arc<dyn Weights>, DeviceError> {
-        self.inner.weights(source, graph)
-    }
-
-    fn pool(&self, plan: &PoolPlan) -> Result<Arc<dyn Pool>, DeviceError> {
-        self.inner.pool(plan)
-    }
-
-    fn compile(
-        &self,
-        graph: &Graph,
-        weights: &Arc<dyn Weights>,
-        pool: &Arc<dyn Pool>,
-        limits: &ProgramLimits,
-    ) -> Result<Box<dyn Program>, DeviceError> {
-        let inner = self.inner.compile(graph, weights, pool, limits)?;
-        Ok(Box::new(FaultyProgram { inner, faults: self.faults.clone() }))
+    fn read(&self) -> Result<(), DeviceError> {
+        self.check(At::Read)
     }
 }
 
@@ -261,9 +182,9 @@ impl Device for Faulty {
 fn after_a_fault_the_conversation_goes_on_from_the_tree() {
     for file in FILES {
         let model = model(file);
-        for inner in [cpu(), adversary()] {
+        for inner in [cpu(1), adversary()] {
             let faults = Arc::new(Faults::default());
-            let device = Arc::new(Faulty { inner, faults: faults.clone() });
+            let device = watched(inner, &faults);
             let engine = engine(&model, device, 2);
             let before = engine.free().expect("runs");
             let first = tokens(&model, 250, 1);
@@ -297,9 +218,9 @@ fn after_a_fault_the_conversation_goes_on_from_the_tree() {
 #[test]
 fn a_lost_device_ends_all_requests_with_its_reason() {
     let model = model(FILES[0]);
-    for inner in [cpu(), adversary()] {
+    for inner in [cpu(1), adversary()] {
         let faults = Arc::new(Faults::default());
-        let device = Arc::new(Faulty { inner, faults: faults.clone() });
+        let device = watched(inner, &faults);
         let engine = engine(&model, device, 1);
         generate(&engine, request(&tokens(&model, 100, 1), 5, 1));
         faults.lost.store(true, Ordering::SeqCst);

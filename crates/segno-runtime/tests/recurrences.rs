@@ -1,11 +1,13 @@
 //! Every recurrent op on a small graph of its own, with random weights: whatever way a sequence is cut, batched,
 //! threaded, snapshotted or disturbed, its logits have the same bits. On a plain and on an adversarial device.
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use segno_cpu::{CpuDevice, CpuOptions};
+use common::{adversary, cpu};
 use segno_ir::op::activate::Activation;
 use segno_ir::op::delta_rule::{Decay, HeadMap};
 use segno_ir::op::*;
@@ -14,7 +16,6 @@ use segno_ir::{
     Builder, Cancel, Device, Graph, GraphError, Input, KvType, Output, SpanKind, StateDecl, StateId, Tensor, ValueId,
     WeightId, WeightSource,
 };
-use segno_runtime::adversary::Adversary;
 use segno_runtime::{Executor, ExecutorOptions, Frozen, SequenceId, Work};
 
 const N: usize = 64;
@@ -196,14 +197,6 @@ fn graph(source: &Source, body: Body) -> Result<Graph, GraphError> {
     let x = b.push(norm, &[x])?;
     let logits = linear(&mut b, "logits", VOCABULARY, x)?;
     b.finish(&[(Output::Logits, logits)])
-}
-
-fn cpu(threads: usize) -> Arc<dyn Device> {
-    Arc::new(CpuDevice::new(CpuOptions { threads: Some(threads), ..CpuOptions::default() }))
-}
-
-fn adversary() -> Arc<dyn Device> {
-    Arc::new(Adversary::new(cpu(1)))
 }
 
 fn executor(graph: &Graph, source: &Arc<Source>, device: Arc<dyn Device>) -> Executor {

@@ -1,6 +1,8 @@
 //! Checkpoints in a folder: found again after a restart, within the bytes allowed, and never wrong, whatever happens to
 //! the files or to whoever writes them.
 
+mod common;
+
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,6 +10,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use common::Folder;
 use segno_ir::sample::philox;
 use segno_runtime::image::{Fingerprint, Image, ImageTable, Key, Made, Precision};
 use segno_runtime::store::{Store, StoreOptions};
@@ -15,37 +18,9 @@ use segno_runtime::store::{Store, StoreOptions};
 const FINGERPRINT: Fingerprint = Fingerprint { content: 3, numerics: 4 };
 const PAGE_BYTES: usize = 1000;
 
-/// A folder of its own, removed at the end.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("segno-store-{name}-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&path);
-        Folder(path)
-    }
-
-    fn files(&self, part: &str) -> Vec<PathBuf> {
-        let entries = fs::read_dir(self.0.join(part)).expect("the folder");
-        let mut files: Vec<PathBuf> = entries.map(|e| e.expect("an entry").path()).collect();
-        files.sort();
-        files
-    }
-
-    fn bytes(&self) -> u64 {
-        let files = self.files("images").into_iter().chain(self.files("pages"));
-        files.map(|f| fs::metadata(f).map_or(0, |m| m.len())).sum()
-    }
-
-    fn open(&self, max_bytes: u64) -> Store {
-        open(&self.0, FINGERPRINT, max_bytes)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
+fn folder_bytes(folder: &Folder) -> u64 {
+    let files = folder.files("images").into_iter().chain(folder.files("pages"));
+    files.map(|f| fs::metadata(f).map_or(0, |m| m.len())).sum()
 }
 
 fn open(path: &Path, fingerprint: Fingerprint, max_bytes: u64) -> Store {
@@ -108,15 +83,15 @@ fn load_all(store: &Store, keys: &[Key]) -> Vec<Image> {
 #[test]
 fn checkpoints_are_found_again_and_pages_are_written_once() {
     let folder = Folder::new("again");
-    let store = folder.open(1 << 30);
+    let store = open(&folder.0, FINGERPRINT, 1 << 30);
     assert!(store.is_empty() && store.find(&keys(1, 100), |_| true).is_none());
     for n in [640, 100, 300, 641] {
         assert!(store.save(image(1, n)));
     }
     assert!(store.save(image(2, 200)));
     store.flush();
-    for store in [store, folder.open(1 << 30)] {
-        assert_eq!((store.len(), store.bytes()), (5, folder.bytes()));
+    for store in [store, open(&folder.0, FINGERPRINT, 1 << 30)] {
+        assert_eq!((store.len(), store.bytes()), (5, folder_bytes(&folder)));
         let ask = |conversation, n| position(&store, &keys(conversation, n));
         assert_eq!((ask(1, 2000), ask(1, 641), ask(1, 640), ask(1, 639)), (Some(641), Some(641), Some(640), Some(300)));
         assert_eq!((ask(1, 99), ask(2, 199), ask(2, 200)), (None, None, Some(200)));
@@ -133,7 +108,7 @@ fn checkpoints_are_found_again_and_pages_are_written_once() {
 #[test]
 fn a_better_image_of_the_same_keys_takes_the_place() {
     let folder = Folder::new("better");
-    let store = folder.open(1 << 30);
+    let store = open(&folder.0, FINGERPRINT, 1 << 30);
     let mixed = Image { made: Made::Mixed, logits: None, ..image(1, 100) };
     store.save(mixed.clone());
     store.flush();
@@ -159,7 +134,7 @@ fn rounded_states_stay_marked() {
     assert_ne!(rounded.slot, image(1, 100).slot);
     // Writing it elsewhere in full does not hide that; what is exact takes its place.
     drop(store);
-    let store = folder.open(1 << 30);
+    let store = open(&folder.0, FINGERPRINT, 1 << 30);
     assert!(store.find(&keys(1, 100), |s| s.precision == Precision::F32).is_none());
     store.save(rounded);
     store.flush();
@@ -173,11 +148,11 @@ fn rounded_states_stay_marked() {
 fn the_bytes_allowed_are_never_exceeded_and_the_least_used_go_first() {
     let folder = Folder::new("bytes");
     let max = 60_000;
-    let store = folder.open(max);
+    let store = open(&folder.0, FINGERPRINT, max);
     for i in 0..60 {
         store.save(image(i % 7, 50 + i as usize * 13));
         store.flush();
-        assert!(folder.bytes() <= max && store.bytes() <= max, "{} bytes", folder.bytes());
+        assert!(folder_bytes(&folder) <= max && store.bytes() <= max, "{} bytes", folder_bytes(&folder));
         assert_eq!(position(&store, &keys(i % 7, 2000)), Some(50 + i * 13), "the last one is there");
         assert!(load_all(&store, &keys(i % 7, 2000)).iter().all(|got| *got == image(i % 7, got.keys.len())));
     }
@@ -190,7 +165,7 @@ fn the_bytes_allowed_are_never_exceeded_and_the_least_used_go_first() {
 
     // Age decides first.
     let folder = Folder::new("age");
-    let store = folder.open(1 << 30);
+    let store = open(&folder.0, FINGERPRINT, 1 << 30);
     assert!((1..=3).all(|c| store.save(image(c, 320))));
     store.flush();
     let old = folder.files("images");
@@ -200,7 +175,7 @@ fn the_bytes_allowed_are_never_exceeded_and_the_least_used_go_first() {
         let file = fs::File::options().append(true).open(path).expect("opens");
         file.set_modified(SystemTime::now() - Duration::from_secs(hours)).expect("sets the time");
     }
-    let store = folder.open(folder.bytes() + 3000);
+    let store = open(&folder.0, FINGERPRINT, folder_bytes(&folder) + 3000);
     store.save(image(4, 320));
     store.flush();
     let left = folder.files("images");
@@ -213,7 +188,7 @@ fn the_bytes_allowed_are_never_exceeded_and_the_least_used_go_first() {
 #[test]
 fn use_is_remembered_over_a_restart() {
     let folder = Folder::new("use");
-    let store = folder.open(1 << 30);
+    let store = open(&folder.0, FINGERPRINT, 1 << 30);
     assert!((1..=2).all(|c| store.save(image(c, 320))));
     store.flush();
     drop(store);
@@ -221,10 +196,10 @@ fn use_is_remembered_over_a_restart() {
         let file = fs::File::options().append(true).open(path).expect("opens");
         file.set_modified(SystemTime::now() - Duration::from_secs(10_000)).expect("sets the time");
     }
-    let store = folder.open(1 << 30);
+    let store = open(&folder.0, FINGERPRINT, 1 << 30);
     assert_eq!(load_all(&store, &keys(1, 320)).len(), 1);
     drop(store);
-    let store = folder.open(folder.bytes() + 3000);
+    let store = open(&folder.0, FINGERPRINT, folder_bytes(&folder) + 3000);
     store.save(image(3, 320));
     store.flush();
     assert_eq!([1, 2, 3].map(|c| load_all(&store, &keys(c, 320)).len()), [1, 0, 1]);
@@ -245,7 +220,7 @@ fn files_of_others_are_left_alone() {
         bytes[at] = value;
         fs::write(name(n), bytes).expect("writes");
     }
-    let store = folder.open(1 << 30);
+    let store = open(&folder.0, FINGERPRINT, 1 << 30);
     assert!(store.is_empty() && store.find(&keys(1, 100), |_| true).is_none());
     assert!(!store.save(image_of(other, 1, 200)));
     store.save(image(1, 100));
@@ -254,20 +229,20 @@ fn files_of_others_are_left_alone() {
     assert_eq!(load_all(&open(&folder.0, other, 1 << 30), &keys(1, 100)), [image_of(other, 1, 100)]);
     // Under another one's name a file is refused, whatever it says.
     fs::copy(&folder.files("images")[2], name(7)).expect("copies");
-    assert_eq!(folder.open(1 << 30).len(), 1);
+    assert_eq!(open(&folder.0, FINGERPRINT, 1 << 30).len(), 1);
     assert!(!name(7).exists(), "it can never be read");
     // Only when there is no room they go.
-    let store = folder.open(14_000);
+    let store = open(&folder.0, FINGERPRINT, 14_000);
     store.save(image(2, 300));
     store.flush();
-    assert!(folder.bytes() <= 14_000 && !name(1).exists());
+    assert!(folder_bytes(&folder) <= 14_000 && !name(1).exists());
     assert_eq!(load_all(&store, &keys(2, 300)), [image(2, 300)]);
 }
 
 #[test]
 fn damage_is_refused_and_mended_by_the_next_save() {
     let folder = Folder::new("damage");
-    let store = folder.open(1 << 30);
+    let store = open(&folder.0, FINGERPRINT, 1 << 30);
     store.save(image(1, 320));
     store.flush();
     let files = [folder.files("images"), folder.files("pages")].concat();
@@ -285,7 +260,7 @@ fn damage_is_refused_and_mended_by_the_next_save() {
             if kind < 2 || i % 2 == 0 {
                 fs::write(path, bad).expect("writes");
             }
-            for store in [&store, &folder.open(1 << 30)] {
+            for store in [&store, &open(&folder.0, FINGERPRINT, 1 << 30)] {
                 let got = load_all(store, &keys(1, 320));
                 assert!(got.is_empty(), "{}", path.display());
                 assert!(store.find(&keys(1, 320), |_| true).is_none(), "not found again");
@@ -320,13 +295,13 @@ fn a_full_queue_drops_and_never_waits() {
 #[test]
 fn two_writers_in_one_folder_do_no_harm() {
     let folder = Folder::new("two");
-    folder.open(1);
+    open(&folder.0, FINGERPRINT, 1);
     std::thread::scope(|scope| {
         for writer in 0..3u32 {
             let folder = &folder;
             scope.spawn(move || {
                 // So little room that each removes what the others have written.
-                let store = folder.open(40_000);
+                let store = open(&folder.0, FINGERPRINT, 40_000);
                 for i in 0..60u32 {
                     let (conversation, n) = ((i * 7 + writer) % 4, 60 + (i as usize * 37) % 300);
                     store.save(image(conversation, n));
@@ -337,8 +312,8 @@ fn two_writers_in_one_folder_do_no_harm() {
             });
         }
     });
-    assert!(folder.bytes() <= 40_000);
-    let store = folder.open(40_000);
+    assert!(folder_bytes(&folder) <= 40_000);
+    let store = open(&folder.0, FINGERPRINT, 40_000);
     assert!(!store.is_empty());
     for conversation in 0..4 {
         for image_read in load_all(&store, &keys(conversation, 400)) {
@@ -389,8 +364,8 @@ fn a_killed_writer_leaves_nothing_wrong() {
         let is_temporary = |path: &&PathBuf| path.extension().is_some_and(|e| e == "tmp");
         let files = || [folder.files("images"), folder.files("pages")].concat();
         temporary += files().iter().filter(is_temporary).count();
-        assert!(folder.bytes() <= KILL_BYTES);
-        let store = folder.open(KILL_BYTES);
+        assert!(folder_bytes(&folder) <= KILL_BYTES);
+        let store = open(&folder.0, FINGERPRINT, KILL_BYTES);
         assert_eq!(files().iter().filter(is_temporary).count(), 0);
         let mut images = HashMap::new();
         for conversation in 0..5 {

@@ -1,41 +1,18 @@
 //! The tier in the host's memory: what the device has no room for goes there and comes back as it was, within its
 //! budget. On a plain and on an adversarial device.
 
-use std::path::{Path, PathBuf};
+mod common;
+
 use std::sync::Arc;
 
-use segno_cpu::{CpuDevice, CpuOptions};
-use segno_gguf::Gguf;
+use common::{FILES, Folder, adversary, cpu, generate, load, model, request, tokens};
 use segno_ir::Device;
-use segno_ir::sample::{SampleParams, philox};
+use segno_ir::sample::philox;
 use segno_models::Model;
-use segno_runtime::adversary::Adversary;
 use segno_runtime::store::{Store, StoreOptions};
 use segno_runtime::{
     CheckpointOptions, CheckpointStats, Engine, EngineOptions, Executor, ExecutorOptions, Place, Report, Request,
 };
-
-/// Recurrent with attention, convolutions with attention, windows, attention alone.
-const FILES: &[&str] =
-    &["qwen35/model-q8_0.gguf", "lfm2/model-f16.gguf", "gemma3/model-f16.gguf", "llama/model-f32.gguf"];
-
-fn model(file: &str) -> Model {
-    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures")).join(file);
-    segno_models::build(&Gguf::open(path).expect("opens")).expect("builds")
-}
-
-fn cpu() -> Arc<dyn Device> {
-    Arc::new(CpuDevice::new(CpuOptions { threads: Some(1), ..CpuOptions::default() }))
-}
-
-fn adversary() -> Arc<dyn Device> {
-    Arc::new(Adversary::new(cpu()))
-}
-
-/// Reproducible tokens that the model has.
-fn tokens(model: &Model, n: usize, seed: u32) -> Vec<u32> {
-    (0..n as u32).map(|i| philox([i, seed, 0, 0], [7, 9])[0] % model.graph.n_tokens() as u32).collect()
-}
 
 /// An engine with so much on the device and so much beside it, and perhaps a folder.
 fn engine(model: &Model, device: Arc<dyn Device>, bytes: u64, ram: u64, folder: Option<&Folder>) -> Engine {
@@ -47,7 +24,7 @@ fn engine(model: &Model, device: Arc<dyn Device>, bytes: u64, ram: u64, folder: 
         checkpoint_ram: ram,
         ..Default::default()
     };
-    let executor = Executor::load(device, &model.graph, model.source.clone(), options).expect("loads");
+    let executor = load(model, device, options);
     let store = folder.map(|folder| {
         let options = StoreOptions { queue: 1000, ..StoreOptions::default() };
         Arc::new(Store::open(&folder.0, executor.fingerprint(), options).expect("opens"))
@@ -56,16 +33,11 @@ fn engine(model: &Model, device: Arc<dyn Device>, bytes: u64, ram: u64, folder: 
     Engine::start(executor, model.graph.n_tokens(), EngineOptions { checkpoints, store, ..Default::default() })
 }
 
-fn request(prompt: &[u32], max_tokens: usize) -> Request {
-    let params = SampleParams { temperature: 1.0, seed: 5, ..SampleParams::default() };
-    Request { prompt: prompt.to_vec(), max_tokens, params, ..Request::default() }
-}
-
 /// The reply, after checking that it is a cold run's and that no budget was exceeded; its report.
 fn checked(engine: &Engine, request: Request) -> (Vec<u32>, Report) {
-    let (reply, report) = engine.generate(request.clone()).collect_blocking().expect("a reply");
+    let (reply, report) = generate(engine, request.clone());
     within(&report.checkpoints);
-    let (cold, _) = engine.generate(Request { forget: true, ..request }).collect_blocking().expect("a reply");
+    let (cold, _) = generate(engine, Request { forget: true, ..request });
     assert_eq!(reply, cold, "restored at {:?}", report.reuse);
     (reply, report)
 }
@@ -80,28 +52,11 @@ fn stats(engine: &Engine) -> CheckpointStats {
     engine.checkpoints().expect("runs")
 }
 
-/// A folder of its own, removed at the end.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("segno-tiers-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&path);
-        Folder(path)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
 #[test]
 fn what_the_device_has_no_room_for_comes_back() {
     for file in FILES {
         let model = model(file);
-        for device in [cpu(), adversary()] {
+        for device in [cpu(1), adversary()] {
             let engine = engine(&model, device, 768 << 10, 64 << 20, None);
             let before = engine.free().expect("runs");
             let prompts: Vec<Vec<u32>> = (0..8).map(|i| tokens(&model, 330, i)).collect();
@@ -128,10 +83,9 @@ fn what_the_device_has_no_room_for_comes_back() {
 #[test]
 fn checkpoints_of_one_conversation_share_their_pages() {
     let model = model(FILES[0]);
-    for device in [cpu(), adversary()] {
+    for device in [cpu(1), adversary()] {
         let executor_options = ExecutorOptions { n_ctx: 1024, ..Default::default() };
-        let probe =
-            Executor::load(device.clone(), &model.graph, model.source.clone(), executor_options).expect("loads");
+        let probe = load(&model, device.clone(), executor_options);
         let (slot, page) = (probe.slot_bytes(), probe.pool().plan().layout.groups[0].page_bytes as u64);
         drop(probe);
         let engine = engine(&model, device, 4 << 20, 64 << 20, None);
@@ -161,7 +115,7 @@ fn checkpoints_of_one_conversation_share_their_pages() {
 #[test]
 fn what_is_worth_least_goes_first_and_pins_stay() {
     let model = model(FILES[0]);
-    for device in [cpu(), adversary()] {
+    for device in [cpu(1), adversary()] {
         // Room for a few states beside the device.
         let engine = engine(&model, device, 512 << 10, 768 << 10, None);
         let system = tokens(&model, 130, 1);
@@ -197,7 +151,7 @@ fn what_is_worth_least_goes_first_and_pins_stay() {
 #[test]
 fn what_the_hosts_memory_has_no_room_for_goes_to_the_folder() {
     let model = model(FILES[0]);
-    for (i, device) in [cpu(), adversary()].into_iter().enumerate() {
+    for (i, device) in [cpu(1), adversary()].into_iter().enumerate() {
         let folder = Folder::new(&format!("spill-{i}"));
         let engine = engine(&model, device, 512 << 10, 1 << 20, Some(&folder));
         let prompts: Vec<Vec<u32>> = (0..12).map(|i| tokens(&model, 330, 40 + i)).collect();
@@ -222,7 +176,7 @@ fn nothing_is_planned_that_the_host_has_not() {
     let model = model(FILES[0]);
     let load = |checkpoint_ram, host_limit| {
         let options = ExecutorOptions { n_ctx: 512, checkpoint_ram, host_limit, ..Default::default() };
-        Executor::load(cpu(), &model.graph, model.source.clone(), options)
+        Executor::load(cpu(1), &model.graph, model.source.clone(), options)
     };
     assert_eq!(load(1 << 20, Some(1 << 20)).expect("fits").checkpoint_ram(), 1 << 20);
     assert_eq!(load(1 << 20, None).expect("no limit is known").checkpoint_ram(), 1 << 20);
@@ -295,7 +249,7 @@ fn random_edits_over_changing_budgets_give_what_a_cold_run_gives() {
     let first = number("SEGNO_TEST_SEED", 1);
     let models: Vec<Model> = FILES.iter().map(|file| model(file)).collect();
     for seed in first..first + number("SEGNO_TEST_SCRIPTS", 64) {
-        let device = if seed % 2 == 0 { adversary() } else { cpu() };
+        let device = if seed % 2 == 0 { adversary() } else { cpu(1) };
         script(&models[seed as usize / 2 % models.len()], device, seed);
     }
 }

@@ -4,9 +4,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use segno_ir::DeviceError;
+use segno_ir::device::Completion;
+use segno_ir::{DeviceError, Pending};
 
 use crate::shader::Variant;
+
+/// Most bytes of host memory that are kept for readbacks to come: to make such a buffer takes longer than to fill it.
+const SPARE_BYTES: u64 = 64 << 20;
 
 /// Shared by everything on a device.
 pub(crate) struct Gpu {
@@ -20,6 +24,8 @@ pub(crate) struct Gpu {
     pipelines: Mutex<HashMap<(Variant, Vec<bool>), Pipeline>>,
     /// Commands that were issued and not yet submitted: what a step adds to.
     recording: Mutex<Option<wgpu::CommandEncoder>>,
+    /// Buffers of readbacks that were taken, the oldest first.
+    spare: Mutex<Vec<wgpu::Buffer>>,
 }
 
 /// A pipeline, and the layout of its first bind group.
@@ -58,6 +64,7 @@ impl Gpu {
             failed,
             pipelines: Mutex::new(HashMap::new()),
             recording: Mutex::new(None),
+            spare: Mutex::new(Vec::new()),
         })
     }
 
@@ -108,9 +115,23 @@ impl Gpu {
     /// A buffer that the host reads.
     pub fn readback(&self, bytes: u64) -> Result<wgpu::Buffer, DeviceError> {
         let size = bytes.max(4).next_multiple_of(4);
+        let mut spare = lock(&self.spare);
+        if let Some(i) = spare.iter().position(|b| b.size() == size) {
+            return Ok(spare.remove(i));
+        }
+        drop(spare);
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let descriptor = wgpu::BufferDescriptor { label: Some("readback"), size, usage, mapped_at_creation: false };
         self.scoped(size, "readback", || self.device.create_buffer(&descriptor))
+    }
+
+    /// Keeps an unmapped readback's buffer for the next of its size.
+    fn keep(&self, buffer: wgpu::Buffer) {
+        let mut spare = lock(&self.spare);
+        spare.push(buffer);
+        while spare.iter().map(wgpu::Buffer::size).sum::<u64>() > SPARE_BYTES {
+            spare.remove(0);
+        }
     }
 
     /// The pipeline of a variant. `bindings`: for each binding of group 0, whether it is written.
@@ -230,37 +251,54 @@ pub(crate) struct Readback {
 }
 
 impl Readback {
-    fn take(&mut self) -> Option<Result<Vec<u8>, DeviceError>> {
+    /// What `f` makes of the bytes, once they are there.
+    pub fn then<T>(self, f: impl FnMut(&[u8]) -> T + Send + 'static) -> Pending<T> {
+        Pending::new(Then(self, f))
+    }
+
+    fn take<T>(&self, f: impl FnOnce(&[u8]) -> T) -> Option<Result<T, DeviceError>> {
         let mapped = (*lock(&self.state))?;
         let gone =
             || DeviceError::Lost { device: self.gpu.name.clone(), reason: "a result could not be mapped".into() };
         if !mapped {
             return Some(Err(self.gpu.check().err().unwrap_or_else(gone)));
         }
-        let bytes = match self.buffer.get_mapped_range(0..self.bytes) {
-            Ok(view) => view.to_vec(),
+        let made = match self.buffer.get_mapped_range(0..self.bytes) {
+            Ok(view) => f(&view),
             Err(_) => return Some(Err(gone())),
         };
         self.buffer.unmap();
-        Some(self.gpu.check().map(|()| bytes))
+        self.gpu.keep(self.buffer.clone());
+        Some(self.gpu.check().map(|()| made))
     }
 
-    pub fn try_take(&mut self) -> Option<Result<Vec<u8>, DeviceError>> {
-        if self.gpu.device.poll(wgpu::PollType::Poll).is_err() {
-            return Some(self.gpu.check().map(|()| Vec::new()));
-        }
-        self.take()
-    }
-
-    pub fn wait(&mut self, timeout: Duration) -> Result<Vec<u8>, DeviceError> {
+    /// What `f` makes of the bytes.
+    pub fn wait<T>(&self, timeout: Duration, f: impl FnOnce(&[u8]) -> T) -> Result<T, DeviceError> {
         // Beyond an hour the driver's clock arithmetic may overflow.
         let timeout = timeout.min(Duration::from_secs(3600));
         let poll = wgpu::PollType::Wait { submission_index: self.submission.clone(), timeout: Some(timeout) };
         let polled = self.gpu.device.poll(poll).is_ok();
         let late = DeviceError::Timeout { device: self.gpu.name.clone(), seconds: timeout.as_secs() };
-        match self.take().filter(|_| polled) {
+        match self.take(f).filter(|_| polled) {
             Some(result) => result,
             None => Err(self.gpu.check().err().unwrap_or(late)),
         }
+    }
+}
+
+struct Then<F>(Readback, F);
+
+impl<T, F: FnMut(&[u8]) -> T + Send> Completion<T> for Then<F> {
+    fn try_take(&mut self) -> Option<Result<T, DeviceError>> {
+        let Then(readback, f) = self;
+        match readback.gpu.device.poll(wgpu::PollType::Poll) {
+            Ok(_) => readback.take(f),
+            // A driver that cannot be asked any more has said why, or is asked again until the caller's time is up.
+            Err(_) => readback.gpu.check().err().map(Err),
+        }
+    }
+
+    fn wait(&mut self, timeout: Duration) -> Result<T, DeviceError> {
+        self.0.wait(timeout, &mut self.1)
     }
 }

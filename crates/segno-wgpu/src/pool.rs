@@ -3,20 +3,20 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::time::Duration;
 
-use segno_ir::device::Completion;
 use segno_ir::op::attention::KvDims;
 use segno_ir::{DeviceError, KvType, PAGE_TOKENS, PageId, Pending, Pool, PoolPlan, SlotId, StateDecl, StateId};
 
-use crate::gpu::{Gpu, Readback};
+use crate::gpu::Gpu;
 use crate::params::{Params, params};
 use crate::shader::Variant;
 
 params!(CopyParams { source: u32, dest: u32, count: u32 });
 
 /// Threads of a copy's workgroup.
-const WG: u32 = 64;
+const WG: u32 = 256;
+/// Words that each copies: several loads under way hide the memory's latency.
+const PER_THREAD: u32 = 4;
 
 /// A recurrent state: `[slot, len]`.
 pub(crate) struct Recurrent {
@@ -99,29 +99,30 @@ impl WgpuPool {
             .filter_map(|s| if let State::KeyValue(kv) = s { Some(kv) } else { None })
     }
 
-    /// Copies words within a buffer by a kernel.
-    fn copy(&self, buffer: &wgpu::Buffer, copies: &[(u64, u64, u64)]) -> Result<(), DeviceError> {
+    /// Copies words within buffers by a kernel: `(buffer, from, to, count)` each, in order. What is in other buffers
+    /// need not wait.
+    fn copy<'a>(&self, copies: impl Iterator<Item = (&'a wgpu::Buffer, u64, u64, u64)>) -> Result<(), DeviceError> {
         let variant = Variant {
             name: "copy",
             flags: Vec::new(),
-            constants: vec![("WG", WG)],
+            constants: vec![("WG", WG), ("PER_THREAD", PER_THREAD)],
             format: None,
             params: CopyParams::wgsl(),
         };
         let made = self.gpu.pipeline(&variant, &[true], size_of::<CopyParams>())?;
-        let group = self.gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
-            label: Some("copy"),
-            layout: &made.layout,
-            entries: &[wgpu::BindGroupEntry { binding: 0, resource: buffer.as_entire_binding() }],
-        });
         self.gpu.record(|encoder| {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
             pass.set_pipeline(&made.pipeline);
-            pass.set_bind_group(0, &group, &[]);
-            for &(from, to, count) in copies {
+            for (buffer, from, to, count) in copies {
+                let group = self.gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
+                    label: Some("copy"),
+                    layout: &made.layout,
+                    entries: &[wgpu::BindGroupEntry { binding: 0, resource: buffer.as_entire_binding() }],
+                });
+                pass.set_bind_group(0, &group, &[]);
                 let params = CopyParams { source: from as u32, dest: to as u32, count: count as u32 };
                 pass.set_immediates(0, bytemuck::bytes_of(&params));
-                let groups = count.div_ceil(WG.into()) as u32;
+                let groups = count.div_ceil((WG * PER_THREAD).into()) as u32;
                 pass.dispatch_workgroups(groups.min(65_535), groups.div_ceil(65_535), 1);
             }
         });
@@ -136,65 +137,25 @@ impl WgpuPool {
         self.gpu.queue.submit([]);
     }
 
-    /// Reads pieces of buffers, joined.
-    fn read(&self, pieces: &[(&wgpu::Buffer, u64, u64)]) -> Result<Joined, DeviceError> {
+    /// Reads pieces of buffers, joined: `(buffer, offset, bytes)` each.
+    fn read<T: Send + 'static>(
+        &self,
+        pieces: &[(&wgpu::Buffer, u64, u64)],
+        f: impl FnMut(&[u8]) -> T + Send + 'static,
+    ) -> Pending<T> {
         let total = pieces.iter().map(|p| p.2).sum::<u64>();
-        let buffer = self.gpu.readback(total)?;
-        let mut at = 0;
+        let buffer = match self.gpu.readback(total) {
+            Ok(buffer) => buffer,
+            Err(error) => return Pending::failed(error),
+        };
         self.gpu.record(|encoder| {
+            let mut at = 0;
             for &(from, offset, bytes) in pieces {
                 encoder.copy_buffer_to_buffer(from, offset, &buffer, at, bytes);
                 at += bytes;
             }
         });
-        Ok(Joined(self.gpu.promise(buffer, total)))
-    }
-}
-
-/// Bytes to come.
-struct Joined(Readback);
-
-impl Completion<Vec<u8>> for Joined {
-    fn try_take(&mut self) -> Option<Result<Vec<u8>, DeviceError>> {
-        self.0.try_take()
-    }
-
-    fn wait(&mut self, timeout: Duration) -> Result<Vec<u8>, DeviceError> {
-        self.0.wait(timeout)
-    }
-}
-
-/// The floats of a slot to come, to be put at their places in it.
-struct Slot {
-    bytes: Joined,
-    /// `(offset in the slot, floats)` of each piece.
-    places: Vec<(usize, usize)>,
-    floats: usize,
-}
-
-impl Slot {
-    fn place(&self, bytes: &[u8]) -> Vec<f32> {
-        let mut slot = vec![0.0; self.floats];
-        let mut at = 0;
-        for &(offset, n) in &self.places {
-            let piece = bytes.get(at..at + 4 * n).unwrap_or_default().chunks_exact(4);
-            let values = piece.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-            slot[offset..offset + n].iter_mut().zip(values).for_each(|(s, v)| *s = v);
-            at += 4 * n;
-        }
-        slot
-    }
-}
-
-impl Completion<Vec<f32>> for Slot {
-    fn try_take(&mut self) -> Option<Result<Vec<f32>, DeviceError>> {
-        let bytes = self.bytes.try_take()?;
-        Some(bytes.map(|b| self.place(&b)))
-    }
-
-    fn wait(&mut self, timeout: Duration) -> Result<Vec<f32>, DeviceError> {
-        let bytes = self.bytes.wait(timeout)?;
-        Ok(self.place(&bytes))
+        self.gpu.promise(buffer, total).then(f)
     }
 }
 
@@ -208,35 +169,38 @@ impl Pool for WgpuPool {
     }
 
     fn copy_slots(&self, pairs: &[(SlotId, SlotId)]) -> Result<(), DeviceError> {
-        for state in self.recurrent() {
+        self.copy(self.recurrent().flat_map(|state| {
             let place = |slot: SlotId| slot.0 as u64 * state.len as u64;
-            let copies: Vec<_> = pairs.iter().map(|&(from, to)| (place(from), place(to), state.len as u64)).collect();
-            self.copy(&state.buffer, &copies)?;
-        }
-        Ok(())
+            pairs.iter().map(move |&(from, to)| (&state.buffer, place(from), place(to), state.len as u64))
+        }))
     }
 
     fn copy_pages(&self, group: usize, pairs: &[(PageId, PageId)], tokens: u32) -> Result<(), DeviceError> {
-        for kv in self.members(group) {
+        let parts = self.members(group).flat_map(|kv| {
             let (k, v) = kv.page_bytes();
-            for (buffer, page) in [(&kv.k, k / 4), (&kv.v, v / 4)] {
-                // A token's blocks may end within a word.
-                let words = (page * tokens as u64).div_ceil(PAGE_TOKENS as u64);
-                let copies = pairs.iter().map(|&(from, to)| (from.0 as u64 * page, to.0 as u64 * page, words));
-                self.copy(buffer, &copies.collect::<Vec<_>>())?;
-            }
-        }
-        Ok(())
+            [(&kv.k, k / 4), (&kv.v, v / 4)]
+        });
+        self.copy(parts.flat_map(|(buffer, page)| {
+            // A token's blocks may end within a word.
+            let words = (page * tokens as u64).div_ceil(PAGE_TOKENS as u64);
+            pairs.iter().map(move |&(from, to)| (buffer, from.0 as u64 * page, to.0 as u64 * page, words))
+        }))
     }
 
     fn read_slot(&self, slot: SlotId) -> Pending<Vec<f32>> {
-        let piece = |r: &'_ Recurrent| (4 * slot.0 as u64 * r.len as u64, 4 * r.len as u64);
-        let pieces: Vec<_> = self.recurrent().map(|r| (&r.buffer, piece(r).0, piece(r).1)).collect();
-        let places = self.recurrent().map(|r| (r.offset, r.len)).collect();
-        match self.read(&pieces) {
-            Ok(bytes) => Pending::new(Slot { bytes, places, floats: self.plan.layout.slot_floats }),
-            Err(error) => Pending::failed(error),
-        }
+        let bytes = |r: &Recurrent| 4 * r.len as u64;
+        let pieces: Vec<_> = self.recurrent().map(|r| (&r.buffer, slot.0 as u64 * bytes(r), bytes(r))).collect();
+        // Of each state: where its floats are in the slot.
+        let places: Vec<_> = self.recurrent().map(|r| r.offset..r.offset + r.len).collect();
+        let n = self.plan.layout.slot_floats;
+        self.read(&pieces, move |mut bytes| {
+            let mut floats = vec![0.0; n];
+            for place in &places {
+                let piece = bytes.split_off(..4 * place.len()).unwrap_or_default();
+                bytemuck::cast_slice_mut(&mut floats[place.clone()]).copy_from_slice(piece);
+            }
+            floats
+        })
     }
 
     fn write_slot(&self, slot: SlotId, values: &[f32]) -> Result<(), DeviceError> {
@@ -257,10 +221,7 @@ impl Pool for WgpuPool {
             pieces.push((&kv.k, page.0 as u64 * k, k));
             pieces.push((&kv.v, page.0 as u64 * v, v));
         }
-        match self.read(&pieces) {
-            Ok(bytes) => Pending::new(bytes),
-            Err(error) => Pending::failed(error),
-        }
+        self.read(&pieces, <[u8]>::to_vec)
     }
 
     fn write_page(&self, group: usize, page: PageId, bytes: &[u8]) -> Result<(), DeviceError> {

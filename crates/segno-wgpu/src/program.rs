@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use segno_ir::device::{Completion, Sampled};
+use segno_ir::device::Sampled;
 use segno_ir::op::Rope;
 use segno_ir::sample::SampleRow;
 use segno_ir::{
@@ -12,7 +12,7 @@ use segno_ir::{
     Step, Ticket, WeightId,
 };
 
-use crate::gpu::{Gpu, Pipeline, Readback};
+use crate::gpu::{Gpu, Pipeline};
 use crate::op;
 use crate::params::Params;
 use crate::pool::{KeyValue, State, WgpuPool};
@@ -423,7 +423,7 @@ impl Clock {
 
     /// Microseconds of the last step.
     fn read(&self, gpu: &Arc<Gpu>) -> Option<f64> {
-        let bytes = gpu.read(&self.stamps, 0, 16).ok()?.wait(Duration::from_secs(60)).ok()?;
+        let bytes = gpu.read(&self.stamps, 0, 16).ok()?.wait(Duration::from_secs(60), <[u8]>::to_vec).ok()?;
         let stamp = |i: usize| Some(u64::from_le_bytes(bytes.get(i..i + 8)?.try_into().ok()?));
         let ticks = stamp(8)?.saturating_sub(stamp(0)?);
         Some(ticks as f64 * f64::from(gpu.queue.get_timestamp_period()) / 1000.0)
@@ -498,9 +498,8 @@ impl WgpuProgram {
             let missing =
                 || DeviceError::Weight { name: name.clone(), reason: "was not brought to this device".into() };
             let part = weights.vectors.get(name).and_then(|p| p.parts.first()).ok_or_else(missing)?;
-            let bytes = gpu.read(&part.buffer, part.offset, part.bytes)?.wait(Duration::from_secs(60))?;
-            let values = bytes.chunks_exact(4).map(|b| f64::from(f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
-            Ok(Some(values.collect()))
+            let values = gpu.read(&part.buffer, part.offset, part.bytes)?.wait(Duration::from_secs(60), floats)?;
+            Ok(Some(values.into_iter().map(f64::from).collect()))
         };
         let frequencies = words.ropes.iter().map(|(rope, _)| Ok(rope.frequencies(factors(rope)?.as_deref())));
         Ok(WgpuProgram {
@@ -615,11 +614,10 @@ impl WgpuProgram {
 
     /// Fails if a kernel wrote into a band.
     fn check_bands(&self) -> Result<(), DeviceError> {
-        let bytes = self.gpu.read(&self.act, 0, 4 * self.plan.floats as u64)?.wait(Duration::from_secs(120))?;
+        let read = self.gpu.read(&self.act, 0, 4 * self.plan.floats as u64)?;
+        let values = read.wait(Duration::from_secs(120), floats)?;
         for &(start, n) in &self.plan.bands {
-            let band = bytes[4 * start..4 * (start + n)].chunks_exact(4);
-            let touched = band.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).position(|v| !v.is_nan());
-            if let Some(i) = touched {
+            if let Some(i) = values[start..start + n].iter().position(|v| !v.is_nan()) {
                 return Err(DeviceError::Invalid(format!(
                     "a kernel wrote {i} floats past the end of a value at {start}"
                 )));
@@ -732,9 +730,12 @@ impl Program for WgpuProgram {
             }
             encoder.copy_buffer_to_buffer(&self.tickets_buffer, 4 * y as u64, &readback, 0, bytes);
         });
-        let tokens = Tokens { readback: self.gpu.promise(readback, bytes), n };
+        let tokens = self.gpu.promise(readback, bytes).then(move |bytes| {
+            let words = bytemuck::pod_collect_to_vec::<u8, [u32; 2]>(bytes);
+            words.into_iter().take(n).map(|[id, done]| Sampled { id, done: done != 0 }).collect()
+        });
         self.gpu.check()?;
-        Ok(Ticket { id, tokens: Pending::new(tokens) })
+        Ok(Ticket { id, tokens })
     }
 
     fn read(&mut self, rows: &Rows, output: Output, first: u32, n: u32) -> Pending<Vec<f32>> {
@@ -746,7 +747,7 @@ impl Program for WgpuProgram {
         };
         let Some((offset, features)) = find() else { return Pending::failed(failed()) };
         match self.gpu.read(&self.act, 4 * offset, 4 * features * u64::from(n)) {
-            Ok(readback) => Pending::new(Floats(readback)),
+            Ok(readback) => readback.then(floats),
             Err(error) => Pending::failed(error),
         }
     }
@@ -759,42 +760,6 @@ impl Program for WgpuProgram {
     }
 }
 
-struct Tokens {
-    readback: Readback,
-    n: usize,
-}
-
-impl Tokens {
-    fn decode(&self, bytes: &[u8]) -> Vec<Sampled> {
-        let word = |b: &[u8]| u32::from_le_bytes([b[0], b[1], b[2], b[3]]);
-        bytes.chunks_exact(8).take(self.n).map(|b| Sampled { id: word(b), done: word(&b[4..]) != 0 }).collect()
-    }
-}
-
-impl Completion<Vec<Sampled>> for Tokens {
-    fn try_take(&mut self) -> Option<Result<Vec<Sampled>, DeviceError>> {
-        let bytes = self.readback.try_take()?;
-        Some(bytes.map(|b| self.decode(&b)))
-    }
-
-    fn wait(&mut self, timeout: Duration) -> Result<Vec<Sampled>, DeviceError> {
-        let bytes = self.readback.wait(timeout)?;
-        Ok(self.decode(&bytes))
-    }
-}
-
-struct Floats(Readback);
-
 fn floats(bytes: &[u8]) -> Vec<f32> {
-    bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
-}
-
-impl Completion<Vec<f32>> for Floats {
-    fn try_take(&mut self) -> Option<Result<Vec<f32>, DeviceError>> {
-        Some(self.0.try_take()?.map(|b| floats(&b)))
-    }
-
-    fn wait(&mut self, timeout: Duration) -> Result<Vec<f32>, DeviceError> {
-        self.0.wait(timeout).map(|b| floats(&b))
-    }
+    bytemuck::pod_collect_to_vec(bytes)
 }

@@ -30,8 +30,16 @@ fn variants() -> Vec<Variant> {
     ];
     let more =
         [("N_HEAD", 4), ("N_KV", 2), ("WINDOW", 20), ("KERNEL", 4), ("STATE", 512), ("N_HEAD_K", 2), ("N_HEAD_V", 4)];
-    let runs =
-        [("WIDTH", 8), ("OFFSET", 4), ("STRIDE", 16), ("N_OUT", 24), ("N_EXPERT", 5), ("K", 2), ("GROUP_WIDTH", 8)];
+    let runs = [
+        ("PER_THREAD", 4),
+        ("WIDTH", 8),
+        ("OFFSET", 4),
+        ("STRIDE", 16),
+        ("N_OUT", 24),
+        ("N_EXPERT", 5),
+        ("K", 2),
+        ("GROUP_WIDTH", 8),
+    ];
     let runs = [&runs[..], &[("EXPERT_GROUPS", 4), ("GROUPS_USED", 2)]].concat();
     let constants = [&step[..], &every, &sizes, &more, &runs].concat();
     let table: &[(&'static str, &[&'static str], String)] = &[
