@@ -7,7 +7,7 @@ use std::sync::Arc;
 use segno_ir::op::attention::KvDims;
 use segno_ir::{DeviceError, KvType, PAGE_TOKENS, PageId, Pending, Pool, PoolPlan, SlotId, StateDecl, StateId};
 
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, Pipeline};
 use crate::params::{Params, params};
 use crate::shader::Variant;
 
@@ -21,6 +21,7 @@ const PER_THREAD: u32 = 4;
 /// A recurrent state: `[slot, len]`.
 pub(crate) struct Recurrent {
     pub buffer: wgpu::Buffer,
+    copies: wgpu::BindGroup,
     pub len: usize,
     /// Offset in a slot of the plan's layout.
     offset: usize,
@@ -32,6 +33,8 @@ pub(crate) struct KeyValue {
     pub dims: KvDims,
     pub k: wgpu::Buffer,
     pub v: wgpu::Buffer,
+    k_copies: wgpu::BindGroup,
+    v_copies: wgpu::BindGroup,
     pub k_type: KvType,
     pub v_type: KvType,
 }
@@ -54,6 +57,28 @@ pub(crate) struct WgpuPool {
     plan: PoolPlan,
     /// In graph order.
     states: Vec<State>,
+    copy: wgpu::ComputePipeline,
+}
+
+fn copy_pipeline(gpu: &Gpu) -> Result<Pipeline, DeviceError> {
+    let variant = Variant {
+        name: "copy",
+        flags: Vec::new(),
+        constants: vec![("WG", WG), ("PER_THREAD", PER_THREAD)],
+        format: None,
+        params: CopyParams::wgsl(),
+    };
+    gpu.pipeline(&variant, &[true], size_of::<CopyParams>())
+}
+
+/// What a copy within a buffer binds.
+fn bind_copies(gpu: &Gpu, buffer: &wgpu::Buffer) -> Result<wgpu::BindGroup, DeviceError> {
+    let descriptor = wgpu::BindGroupDescriptor {
+        label: Some("copy"),
+        layout: &copy_pipeline(gpu)?.layout,
+        entries: &[wgpu::BindGroupEntry { binding: 0, resource: buffer.as_entire_binding() }],
+    };
+    Ok(gpu.device.create_bind_group(&descriptor))
 }
 
 fn make(gpu: &Gpu, plan: &PoolPlan, id: StateId, decl: &StateDecl) -> Result<State, DeviceError> {
@@ -62,7 +87,8 @@ fn make(gpu: &Gpu, plan: &PoolPlan, id: StateId, decl: &StateDecl) -> Result<Sta
         let len = decl.recurrent_len();
         // Buffers are made zero, so slot 0 is.
         let buffer = gpu.storage(4 * plan.slots as u64 * len as u64, "recurrent states")?;
-        return Ok(State::Recurrent(Recurrent { buffer, len, offset: layout.offset_of(id).unwrap_or(0) }));
+        let copies = bind_copies(gpu, &buffer)?;
+        return Ok(State::Recurrent(Recurrent { buffer, copies, len, offset: layout.offset_of(id).unwrap_or(0) }));
     };
     let group = layout.group_of(id).ok_or_else(|| DeviceError::Invalid(format!("{} has no group", decl.name())))?;
     let odd = |ty: KvType, d: usize| ty == KvType::F16 && !(dims.n_head_kv * d).is_multiple_of(2);
@@ -72,7 +98,9 @@ fn make(gpu: &Gpu, plan: &PoolPlan, id: StateId, decl: &StateDecl) -> Result<Sta
     let heads = plan.pages[group] as usize * PAGE_TOKENS as usize * dims.n_head_kv;
     let k = gpu.storage(layout.k_type.bytes(heads * dims.d_k) as u64, "keys")?;
     let v = gpu.storage(layout.v_type.bytes(heads * dims.d_v_stored()) as u64, "values")?;
-    Ok(State::KeyValue(KeyValue { group, dims, k, v, k_type: layout.k_type, v_type: layout.v_type }))
+    let (k_copies, v_copies) = (bind_copies(gpu, &k)?, bind_copies(gpu, &v)?);
+    let (k_type, v_type) = (layout.k_type, layout.v_type);
+    Ok(State::KeyValue(KeyValue { group, dims, k, v, k_copies, v_copies, k_type, v_type }))
 }
 
 impl WgpuPool {
@@ -80,7 +108,7 @@ impl WgpuPool {
         plan.layout.check().map_err(DeviceError::Invalid)?;
         let states = plan.layout.states.iter().enumerate();
         let states = states.map(|(i, decl)| make(gpu, plan, StateId(i as u32), decl)).collect::<Result<_, _>>()?;
-        Ok(WgpuPool { gpu: gpu.clone(), plan: plan.clone(), states })
+        Ok(WgpuPool { gpu: gpu.clone(), plan: plan.clone(), states, copy: copy_pipeline(gpu)?.pipeline })
     }
 
     pub fn state(&self, id: StateId) -> Option<&State> {
@@ -91,35 +119,26 @@ impl WgpuPool {
         self.states.iter().filter_map(|s| if let State::Recurrent(r) = s { Some(r) } else { None })
     }
 
-    fn members(&self, group: usize) -> impl Iterator<Item = &KeyValue> {
-        let of = move |s: &'_ State| matches!(s, State::KeyValue(kv) if kv.group == group);
-        self.states
-            .iter()
-            .filter(move |s| of(s))
-            .filter_map(|s| if let State::KeyValue(kv) = s { Some(kv) } else { None })
+    /// Keys and values of a group's members: the buffer, what its copies bind, and bytes of a page.
+    fn parts(&self, group: usize) -> impl Iterator<Item = (&wgpu::Buffer, &wgpu::BindGroup, u64)> {
+        let members = self.states.iter().filter_map(move |s| match s {
+            State::KeyValue(kv) if kv.group == group => Some(kv),
+            _ => None,
+        });
+        members.flat_map(|kv| {
+            let (k, v) = kv.page_bytes();
+            [(&kv.k, &kv.k_copies, k), (&kv.v, &kv.v_copies, v)]
+        })
     }
 
     /// Copies words within buffers by a kernel: `(buffer, from, to, count)` each, in order. What is in other buffers
     /// need not wait.
-    fn copy<'a>(&self, copies: impl Iterator<Item = (&'a wgpu::Buffer, u64, u64, u64)>) -> Result<(), DeviceError> {
-        let variant = Variant {
-            name: "copy",
-            flags: Vec::new(),
-            constants: vec![("WG", WG), ("PER_THREAD", PER_THREAD)],
-            format: None,
-            params: CopyParams::wgsl(),
-        };
-        let made = self.gpu.pipeline(&variant, &[true], size_of::<CopyParams>())?;
+    fn copy<'a>(&self, copies: impl Iterator<Item = (&'a wgpu::BindGroup, u64, u64, u64)>) -> Result<(), DeviceError> {
         self.gpu.record(|encoder| {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            pass.set_pipeline(&made.pipeline);
+            pass.set_pipeline(&self.copy);
             for (buffer, from, to, count) in copies {
-                let group = self.gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
-                    label: Some("copy"),
-                    layout: &made.layout,
-                    entries: &[wgpu::BindGroupEntry { binding: 0, resource: buffer.as_entire_binding() }],
-                });
-                pass.set_bind_group(0, &group, &[]);
+                pass.set_bind_group(0, buffer, &[]);
                 let params = CopyParams { source: from as u32, dest: to as u32, count: count as u32 };
                 pass.set_immediates(0, bytemuck::bytes_of(&params));
                 let groups = count.div_ceil((WG * PER_THREAD).into()) as u32;
@@ -130,11 +149,14 @@ impl WgpuPool {
         self.gpu.check()
     }
 
-    /// Puts bytes into a buffer after all that was issued.
-    fn write(&self, buffer: &wgpu::Buffer, offset: u64, bytes: &[u8]) {
+    /// Puts bytes into buffers after all that was issued: `(buffer, offset, bytes)` each.
+    fn write<'a>(&self, pieces: impl Iterator<Item = (&'a wgpu::Buffer, u64, &'a [u8])>) -> Result<(), DeviceError> {
         self.gpu.submit();
-        self.gpu.queue.write_buffer(buffer, offset, bytes);
+        for (buffer, offset, bytes) in pieces {
+            self.gpu.queue.write_buffer(buffer, offset, bytes);
+        }
         self.gpu.queue.submit([]);
+        self.gpu.check()
     }
 
     /// Reads pieces of buffers, joined: `(buffer, offset, bytes)` each.
@@ -171,18 +193,14 @@ impl Pool for WgpuPool {
     fn copy_slots(&self, pairs: &[(SlotId, SlotId)]) -> Result<(), DeviceError> {
         self.copy(self.recurrent().flat_map(|state| {
             let place = |slot: SlotId| slot.0 as u64 * state.len as u64;
-            pairs.iter().map(move |&(from, to)| (&state.buffer, place(from), place(to), state.len as u64))
+            pairs.iter().map(move |&(from, to)| (&state.copies, place(from), place(to), state.len as u64))
         }))
     }
 
     fn copy_pages(&self, group: usize, pairs: &[(PageId, PageId)], tokens: u32) -> Result<(), DeviceError> {
-        let parts = self.members(group).flat_map(|kv| {
-            let (k, v) = kv.page_bytes();
-            [(&kv.k, k / 4), (&kv.v, v / 4)]
-        });
-        self.copy(parts.flat_map(|(buffer, page)| {
+        self.copy(self.parts(group).flat_map(|(_, buffer, bytes)| {
             // A token's blocks may end within a word.
-            let words = (page * tokens as u64).div_ceil(PAGE_TOKENS as u64);
+            let (page, words) = (bytes / 4, (bytes / 4 * tokens as u64).div_ceil(PAGE_TOKENS as u64));
             pairs.iter().map(move |&(from, to)| (buffer, from.0 as u64 * page, to.0 as u64 * page, words))
         }))
     }
@@ -207,20 +225,14 @@ impl Pool for WgpuPool {
         if values.len() != self.plan.layout.slot_floats || slot == SlotId::ZERO || slot.0 >= self.plan.slots {
             return Err(DeviceError::Invalid(format!("{} floats written to {slot:?}", values.len())));
         }
-        for r in self.recurrent() {
+        self.write(self.recurrent().map(|r| {
             let bytes = bytemuck::cast_slice(&values[r.offset..r.offset + r.len]);
-            self.write(&r.buffer, 4 * slot.0 as u64 * r.len as u64, bytes);
-        }
-        self.gpu.check()
+            (&r.buffer, 4 * slot.0 as u64 * r.len as u64, bytes)
+        }))
     }
 
     fn read_page(&self, group: usize, page: PageId) -> Pending<Vec<u8>> {
-        let mut pieces = Vec::new();
-        for kv in self.members(group) {
-            let (k, v) = kv.page_bytes();
-            pieces.push((&kv.k, page.0 as u64 * k, k));
-            pieces.push((&kv.v, page.0 as u64 * v, v));
-        }
+        let pieces: Vec<_> = self.parts(group).map(|(buffer, _, n)| (buffer, page.0 as u64 * n, n)).collect();
         self.read(&pieces, <[u8]>::to_vec)
     }
 
@@ -229,15 +241,11 @@ impl Pool for WgpuPool {
             return Err(DeviceError::Invalid(format!("{} bytes written to a page of group {group}", bytes.len())));
         }
         let mut rest = bytes;
-        for kv in self.members(group) {
-            let (k, v) = kv.page_bytes();
-            for (buffer, n) in [(&kv.k, k), (&kv.v, v)] {
-                let (piece, tail) = rest.split_at(n as usize);
-                self.write(buffer, page.0 as u64 * n, piece);
-                rest = tail;
-            }
-        }
-        self.gpu.check()
+        self.write(self.parts(group).map(|(buffer, _, n)| {
+            let (piece, tail) = rest.split_at(n as usize);
+            rest = tail;
+            (buffer, page.0 as u64 * n, piece)
+        }))
     }
 }
 
