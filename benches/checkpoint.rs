@@ -23,8 +23,8 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 const WAIT: Duration = Duration::from_secs(60);
 /// Operations that are queued at once.
 const MANY: usize = 16;
-/// Bytes of a large copy. A dozen are more than caches hold, and few enough for any GPU's buffers.
-const LARGE: usize = 8 << 20;
+/// Bytes of a large copy. Half a dozen are more than caches hold, and few enough for any GPU's buffers.
+const LARGE: usize = 16 << 20;
 
 /// A pool of slots with so many floats, and nothing else.
 fn slots_of(device: &dyn Device, floats: usize, slots: u32) -> Result<Arc<dyn Pool>> {
@@ -98,15 +98,15 @@ fn main() -> Result<()> {
     let tokens: Vec<u32> = (0..n + 64).map(|i| i * 7 % model.graph().graph.n_tokens() as u32).collect();
 
     let clock = Clock { fence: slots_of(&*device, 64, 2)? };
-    let large = slots_of(&*device, LARGE / 4, 13)?;
+    let large = slots_of(&*device, LARGE / 4, 7)?;
     let there_and_back = [(SlotId(1), SlotId(2)), (SlotId(2), SlotId(1))];
     let per_byte = |us: f64| us / LARGE as f64;
-    (1..13).try_for_each(|slot| large.write_slot(SlotId(slot), &vec![1.0; LARGE / 4]))?;
+    (1..7).try_for_each(|slot| large.write_slot(SlotId(slot), &vec![1.0; LARGE / 4]))?;
     // In turn, so that none finds its bytes in a cache.
     let mut at = 0;
     let mut next = |_| {
-        at = at % 6 + 1;
-        (SlotId(at), SlotId(at + 6))
+        at = at % 3 + 1;
+        (SlotId(at), SlotId(at + 3))
     };
     // Many hide a GPU's latency; one is less often interrupted on a CPU.
     let (alone, many) = clock.both(|n| Ok(large.copy_slots(&(0..n).map(&mut next).collect::<Vec<_>>())?))?;
@@ -166,7 +166,7 @@ fn main() -> Result<()> {
     let rest = &tokens[n as usize..];
     let mut times = [Vec::new(), Vec::new()];
     let inside = [13, 26, 39, 52];
-    for _ in 0..8 {
+    for _ in 0..12 {
         for (times, snapshots) in times.iter_mut().zip([&[][..], &inside]) {
             let begun = Instant::now();
             let taken = read(&mut executor, &state, rest, snapshots)?;
@@ -178,7 +178,7 @@ fn main() -> Result<()> {
     let each = (with - without) / inside.len() as f64;
     row("take: inside a step of 64 tokens", slot_bytes, (each, each));
     println!("| (that step without) | | {without:.1} | | | |");
-    let references = |n: usize| -> Result<()> {
+    let mut references = |n: usize| -> Result<()> {
         for _ in 0..n {
             let sequence = executor.restore(&state, state.n_tokens())?;
             let frozen = executor.freeze(sequence)?;
@@ -187,11 +187,14 @@ fn main() -> Result<()> {
         }
         Ok(())
     };
-    row("restore and freeze by reference", 0, clock.both(references)?);
+    row("restore and freeze by reference", 0, clock.both(&mut references)?);
     if let Some(group) = plan.layout.groups.first() {
-        let last = |n| Ok(scratch.copy_pages(0, &vec![(PageId(0), PageId(1)); n], n_last(state.n_tokens()))?);
-        let bytes = group.page_bytes * n_last(state.n_tokens()) as usize / 64;
-        row("restore: copy of the page it ends in", bytes, clock.both(last)?);
+        let last = n_last(state.n_tokens());
+        let bytes = group.page_bytes * last as usize / 64;
+        let copy = |_| Ok(scratch.copy_pages(0, &[(PageId(0), PageId(1))], last)?);
+        row("restore: copy of the page it ends in", bytes, clock.both(|n| (0..n).try_for_each(copy))?);
+        let whole = clock.both(|n| references(n).and_then(|()| (0..n).try_for_each(copy)))?;
+        row("restore: both, for slot and page", slot_bytes + bytes, whole);
     }
 
     let host = |n: usize| -> Result<()> {

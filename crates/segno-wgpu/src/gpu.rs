@@ -96,7 +96,7 @@ impl Gpu {
             device: self.name.clone(),
             bytes,
             purpose: purpose.into(),
-            hint: "lower -c or the batch size, use a smaller quantisation, or --device cpu".into(),
+            hint: "lower -c, --checkpoint-budget or the batch size, use a smaller quantisation, or --device cpu".into(),
         }
     }
 

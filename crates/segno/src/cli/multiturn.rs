@@ -1,6 +1,5 @@
 //! `segno bench multiturn`: what an edit deep in a conversation costs, turn after turn.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write;
 use std::path::PathBuf;
@@ -12,7 +11,7 @@ use indicatif::ProgressBar;
 use segno::{CheckpointMode, CheckpointOptions, HubName, LoadOptions, Model, Session};
 use segno_ir::SampleParams;
 use segno_ir::sample::philox;
-use segno_runtime::{Event, Request};
+use segno_runtime::Request;
 use serde_json::json;
 
 use super::cache::CacheArgs;
@@ -231,35 +230,30 @@ fn conversation(
     Ok(turns)
 }
 
-/// Times of a cold prompt with checkpoints and without, in seconds: for each step the shortest of several prompts, since
-/// other work on the machine adds more to a whole one than checkpoints could.
-fn overhead(args: &MultiturnArgs, session: &Session, bar: &ProgressBar) -> anyhow::Result<(f64, f64)> {
+/// Times of cold prompts with checkpoints and without, in seconds, in pairs: what slows the machine for longer than a pair
+/// takes cancels out.
+fn overhead(args: &MultiturnArgs, session: &Session, bar: &ProgressBar) -> anyhow::Result<Vec<[f64; 2]>> {
     let mut fresh = Fresh { n_vocab: session.model().graph().graph.n_tokens() as u32, used: 1 << 20 };
-    // By the tokens that a step ends with.
-    let mut shortest = [BTreeMap::new(), BTreeMap::new()];
+    let mut pairs = Vec::new();
     for i in 0..args.overhead {
         let prompt = [fresh.take(args.tokens)];
+        let mut times = [0.0; 2];
         // A machine that grows slower must not always meet the same one second.
         for forget in [i % 2 == 1, i % 2 == 0] {
             session.engine().forget()?;
-            let mut generation = session.engine().generate(request(&prompt, 1, forget));
-            let mut begun = Instant::now();
-            while let Some(event) = generation.next_blocking() {
-                let done = match event {
-                    Event::Prompt { done, .. } => done,
-                    // The last step draws it.
-                    Event::Token(_) => args.tokens as usize,
-                    Event::Failed(error) => return Err(error.into()),
-                    Event::Done(_) => continue,
-                };
-                let time = shortest[usize::from(forget)].entry(done).or_insert(f64::INFINITY);
-                *time = begun.elapsed().as_secs_f64().min(*time);
-                begun = Instant::now();
-            }
+            let (_, report) = session.engine().generate(request(&prompt, 1, forget)).collect_blocking()?;
+            times[usize::from(forget)] = report.prompt_time.as_secs_f64();
             bar.inc(1);
         }
+        pairs.push(times);
     }
-    Ok(shortest.map(|times| times.into_values().sum()).into())
+    Ok(pairs)
+}
+
+/// The value that a part `q` of all is below.
+fn quantile(mut values: Vec<f64>, q: f64) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[((values.len() - 1) as f64 * q).round() as usize]
 }
 
 fn milliseconds(time: Duration) -> f64 {
@@ -320,11 +314,7 @@ fn summary(turns: &[Turn], args: &MultiturnArgs) -> String {
             if these.is_empty() {
                 continue;
             }
-            let median = |f: &dyn Fn(&Turn) -> f64| {
-                let mut all: Vec<f64> = these.iter().map(|t| f(t)).collect();
-                all.sort_by(f64::total_cmp);
-                all[all.len() / 2]
-            };
+            let median = |f: &dyn Fn(&Turn) -> f64| quantile(these.iter().map(|t| f(t)).collect(), 0.5);
             let n = these.len() as f64;
             let replayed = these.iter().map(|t| t.replayed as f64).sum::<f64>() / n;
             let beyond = these.iter().map(|t| t.replayed as f64 - t.changed as f64).sum::<f64>() / n;
@@ -420,16 +410,18 @@ pub fn run(args: MultiturnArgs) -> anyhow::Result<()> {
     print(args.output, &turns, &mut out)?;
     if args.output == Format::Md {
         writeln!(out, "\n{}", summary(&turns, &args))?;
-        if let Some((with, without)) = cost {
+        if let Some(pairs) = cost {
+            let ratios = |q| quantile(pairs.iter().map(|[with, without]| with / without).collect(), q);
+            // Of a median, if the middle half is as of a normal distribution.
+            let error = 0.93 * (ratios(0.75) - ratios(0.25)) / (pairs.len() as f64).sqrt();
             writeln!(
                 out,
-                "Cold prompt of {} tokens: {:.1} ms with checkpoints, {:.1} ms without (sums of each step's shortest of \
-                 {}): {:+.2} %",
+                "Cold prompt of {} tokens: {:.1} ms; with checkpoints {:+.2} % (medians of {} pairs; standard error {:.2} %)",
                 args.tokens,
-                with * 1e3,
-                without * 1e3,
-                args.overhead,
-                100.0 * (with / without - 1.0)
+                1e3 * quantile(pairs.iter().map(|pair| pair[1]).collect(), 0.5),
+                100.0 * (ratios(0.5) - 1.0),
+                pairs.len(),
+                100.0 * error,
             )?;
         }
     }
