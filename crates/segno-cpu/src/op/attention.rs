@@ -17,8 +17,13 @@ use crate::pool::Member;
 use crate::simd::float::{FloatRows, FloatType, Inputs, Outputs, PAGE, Weighted};
 use crate::simd::{Kernels, Softmax};
 
-/// Queries of a task: rows times heads.
-const QUERIES: usize = 32;
+/// Most queries of a task, rows times heads.
+const QUERIES: usize = 128;
+/// So many are worth a task of their own where threads lack work.
+const FEW_QUERIES: usize = 32;
+/// Floats that a task's queries, weights and sums may take: the more queries, the seldomer a page comes from memory, but
+/// they must stay in a core's cache.
+const TASK_FLOATS: usize = 80 << 10;
 
 pub(super) struct Attention {
     member: Member,
@@ -27,10 +32,15 @@ pub(super) struct Attention {
     appends: bool,
 }
 
+/// Most queries of a task where heads have these dimensions.
+fn most_queries(dims: &KvDims) -> usize {
+    (TASK_FLOATS / (dims.d_k + PAGE + dims.d_v)).clamp(FEW_QUERIES, QUERIES)
+}
+
 /// Floats of scratch of a thread: queries, weights and sums of a task, and a page's keys and values, decoded.
 pub(super) fn scratch_floats(graph: &Graph, op: &op::Attention) -> usize {
     let dims = graph.states.get(op.state.0 as usize).and_then(KvDims::of);
-    dims.map_or(0, |dims| QUERIES * (dims.d_k + PAGE + dims.d_v) + PAGE * (dims.d_k + dims.d_v))
+    dims.map_or(0, |dims| most_queries(&dims) * (dims.d_k + PAGE + dims.d_v) + PAGE * (dims.d_k + dims.d_v))
 }
 
 pub(super) fn prepare(setup: &Setup<'_>, op: &op::Attention, node: &Node) -> Result<Attention, DeviceError> {
@@ -201,8 +211,11 @@ impl Run for Attention {
         // Few rows: heads are split so that every thread has a task.
         let per_kv = self.op.n_head / n_head_kv;
         let splits = cx.threads.n().div_ceil(cx.n_rows.max(1) * n_head_kv).min(per_kv);
-        let heads = per_kv.div_ceil(splits.max(1)).min(QUERIES);
-        let rows = (QUERIES / heads).max(1);
+        let queries = most_queries(&self.member.dims);
+        let heads = per_kv.div_ceil(splits.max(1)).min(queries);
+        let parts = n_head_kv * per_kv.div_ceil(heads);
+        let rows = (cx.n_rows * parts).div_ceil(2 * cx.threads.n()).max(FEW_QUERIES / heads);
+        let rows = rows.clamp(1, queries / heads);
         let mut tasks = Vec::new();
         for (span, start) in cx.spans() {
             for row in (0..span.inputs.len()).step_by(rows) {
@@ -221,9 +234,9 @@ impl Run for Attention {
             }
             // SAFETY: the scratch of this thread.
             let scratch = unsafe { cx.scratch(thread) };
-            let (weights, scratch) = scratch.split_at_mut(QUERIES * PAGE);
-            let (q, scratch) = scratch.split_at_mut(QUERIES * d_k);
-            let (y, scratch) = scratch.split_at_mut(QUERIES * d_v);
+            let (weights, scratch) = scratch.split_at_mut(queries * PAGE);
+            let (q, scratch) = scratch.split_at_mut(queries * d_k);
+            let (y, scratch) = scratch.split_at_mut(queries * d_v);
             let (keys, values) = scratch.split_at_mut(PAGE * d_k);
             self.task(cx, tasks[i], Scratch { q, weights: weights.as_chunks_mut().0, y, keys, values });
         });
