@@ -1,5 +1,5 @@
 //! What a checkpoint costs: bytes, the time to take one and to go on from one, each beside the floor, which is its bytes
-//! over the bandwidth that large copies reach on the same device in the same run.
+//! over the bandwidth that large copies reach on the same device, or to or from the host, in the same run.
 //!
 //! `cargo run --release --example checkpoint [DEVICE [MODEL.gguf [TOKENS]]]`
 //!
@@ -148,10 +148,14 @@ fn main() -> Result<()> {
         slot_bytes,
     );
     println!("| what | bytes | alone, us | of many, us | floor, us | of many to floor |\n|---|---|---|---|---|---|");
-    let row = |what: &str, bytes: usize, (alone, many): (f64, f64)| {
-        let floor = bytes as f64 * copied;
-        let ratio = if bytes > 0 { format!("{:.1}", many / floor) } else { String::new() };
-        println!("| {what} | {bytes} | {alone:.1} | {many:.1} | {floor:.1} | {ratio} |");
+    // `per_byte`: microseconds, of the bandwidth that bounds it.
+    let row = |what: &str, bytes: usize, per_byte: f64, (alone, many): (f64, f64)| {
+        let floor = bytes as f64 * per_byte;
+        let (floor, ratio) = match floor > 0.0 {
+            true => (format!("{floor:.1}"), format!("{:.1}", many / floor)),
+            false => (String::new(), String::new()),
+        };
+        println!("| {what} | {bytes} | {alone:.1} | {many:.1} | {floor} | {ratio} |");
     };
 
     // Slots and pages of the model's own layout, which hold nothing.
@@ -161,6 +165,7 @@ fn main() -> Result<()> {
     row(
         "take: copy of a slot on the device",
         slot_bytes,
+        copied,
         clock.both(|n| Ok(scratch.copy_slots(&there_and_back.repeat(n.div_ceil(2))[..n])?))?,
     );
     let rest = &tokens[n as usize..];
@@ -176,7 +181,7 @@ fn main() -> Result<()> {
     }
     let [without, with] = times.map(shortest);
     let each = (with - without) / inside.len() as f64;
-    row("take: inside a step of 64 tokens", slot_bytes, (each, each));
+    row("take: inside a step of 64 tokens", slot_bytes, copied, (each, each));
     println!("| (that step without) | | {without:.1} | | | |");
     let mut references = |n: usize| -> Result<()> {
         for _ in 0..n {
@@ -187,14 +192,14 @@ fn main() -> Result<()> {
         }
         Ok(())
     };
-    row("restore and freeze by reference", 0, clock.both(&mut references)?);
+    row("restore and freeze by reference", 0, copied, clock.both(&mut references)?);
     if let Some(group) = plan.layout.groups.first() {
         let last = n_last(state.n_tokens());
         let bytes = group.page_bytes * last as usize / 64;
         let copy = |_| Ok(scratch.copy_pages(0, &[(PageId(0), PageId(1))], last)?);
-        row("restore: copy of the page it ends in", bytes, clock.both(|n| (0..n).try_for_each(copy))?);
+        row("restore: copy of the page it ends in", bytes, copied, clock.both(|n| (0..n).try_for_each(copy))?);
         let whole = clock.both(|n| references(n).and_then(|()| (0..n).try_for_each(copy)))?;
-        row("restore: both, for slot and page", slot_bytes + bytes, whole);
+        row("restore: both, for slot and page", slot_bytes + bytes, copied, whole);
     }
 
     let host = |n: usize| -> Result<()> {
@@ -202,10 +207,11 @@ fn main() -> Result<()> {
         pending.into_iter().try_for_each(|p| p.wait(WAIT).map(drop))?;
         Ok(())
     };
-    row("slot to the host", slot_bytes, clock.both(host)?);
+    row("slot to the host", slot_bytes, to_host, clock.both(host)?);
     row(
         "slot from the host",
         slot_bytes,
+        from_host,
         clock.both(|n| Ok((0..n).try_for_each(|_| scratch.write_slot(SlotId(1), &zeros))?))?,
     );
 
@@ -228,7 +234,7 @@ fn main() -> Result<()> {
     let image = export(&mut executor, &state)?;
     let pages: usize = image.tables.iter().zip(&plan.layout.groups).map(|(t, g)| t.pages.len() * g.page_bytes).sum();
     let all = slot_bytes + pages;
-    row(&format!("whole state of {n} tokens to the host"), all, (first, first));
+    row(&format!("whole state of {n} tokens to the host"), all, to_host, (first, first));
     executor.release(state);
     let take = |executor: &mut Executor, image: &Image| -> Result<()> {
         let state = executor.import(image)?;
@@ -237,7 +243,7 @@ fn main() -> Result<()> {
         Ok(())
     };
     let took = clock.time(1, |_| take(&mut executor, &image))?;
-    row("whole state from the host", all, (took, took));
+    row("whole state from the host", all, from_host, (took, took));
 
     let folder = std::env::temp_dir().join(format!("segno-bench-{}", std::process::id()));
     let mut times = [Vec::new(), Vec::new()];
@@ -258,8 +264,8 @@ fn main() -> Result<()> {
         std::fs::remove_dir_all(&folder)?;
     }
     let [saved, loaded] = times.map(shortest);
-    row("whole state from the host to the folder, synced", all, (saved, saved));
-    row("whole state from the folder (cached by the system)", all, (loaded, loaded));
+    row("whole state from the host to the folder, synced", all, 0.0, (saved, saved));
+    row("whole state from the folder (cached by the system)", all, 0.0, (loaded, loaded));
     drop((executor, scratch, device));
     rewind(&model, &name, &tokens[..n as usize], slot_bytes)
 }
