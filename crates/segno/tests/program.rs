@@ -158,6 +158,27 @@ fn wrong_use_is_told_what_would_be_right() {
 }
 
 #[test]
+fn flags_of_hybrid_cpp_mean_what_they_mean_there() {
+    let ask = |interval: &str, slots: &str| {
+        let flags = ["--hybridcheckpointinterval", interval, "--hybridcheckpointslots", slots];
+        let output = segno(&[&["run", "-p", "Hi", "-n", "2", "--device", "cpu", "--temp", "0"][..], &flags].concat());
+        (output.status.success(), text(&output.stdout), text(&output.stderr))
+    };
+    let (_, reply, _) = ask("0", "0");
+    // Either below 1 is off; 48 and 1000 divide no batch and are no multiple of one, which no rule needs.
+    for (interval, slots) in
+        [("256", "64"), ("32", "1"), ("48", "3"), ("1000", "3"), ("-1", "4"), ("64", "-4"), ("0", "4")]
+    {
+        let (accepted, other, message) = ask(interval, slots);
+        assert!(accepted && other == reply, "{interval}, {slots}: {message}");
+    }
+    for slots in ["4", "0"] {
+        let (accepted, _, message) = ask("31", slots);
+        assert!(!accepted && message.contains("is 31, expected 0 (off) or at least 32"), "{message}");
+    }
+}
+
+#[test]
 fn every_command_has_help_with_examples() {
     let all = text(&segno(&["--help"]).stdout);
     let commands = all.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
