@@ -7,6 +7,7 @@
 //! are, the youngest gives way: its state stays as a checkpoint, and it goes on once another has ended.
 
 use std::collections::VecDeque;
+use std::marker::PhantomData;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::pin::Pin;
@@ -241,6 +242,13 @@ enum Message {
     Stop,
 }
 
+/// An engine does nothing as long as this lives.
+#[must_use]
+pub struct Hold<'a> {
+    _release: mpsc::Sender<()>,
+    _engine: PhantomData<&'a Engine>,
+}
+
 /// A handle to the engine's thread; dropping it ends the thread.
 pub struct Engine {
     messages: mpsc::Sender<Message>,
@@ -286,6 +294,25 @@ impl Engine {
         });
         self.messages.send(Message::Call(call)).map_err(|_| RequestError::Stopped)?;
         result.recv().map_err(|_| RequestError::Stopped)
+    }
+
+    /// Stops between two steps, with nothing under way on the device, until the result is dropped. Requests queue up
+    /// meanwhile; other calls of the engine wait.
+    ///
+    /// # Errors
+    /// If the engine has stopped.
+    pub fn hold(&self) -> Result<Hold<'_>, RequestError> {
+        let (sender, held) = mpsc::channel();
+        let (release, released) = mpsc::channel();
+        let call: Call = Box::new(move |scheduler| {
+            scheduler.settle_all();
+            let _ = sender.send(());
+            // Ends with an error when the other end is dropped.
+            let _ = released.recv();
+        });
+        self.messages.send(Message::Call(call)).map_err(|_| RequestError::Stopped)?;
+        held.recv().map_err(|_| RequestError::Stopped)?;
+        Ok(Hold { _release: release, _engine: PhantomData })
     }
 
     /// What checkpoints hold now.

@@ -28,7 +28,7 @@ pub mod store;
 mod tree;
 
 pub use checkpoints::{CheckpointMode, CheckpointOptions, CheckpointStats, Place, Reuse, Why};
-pub use engine::{EmbeddedRow, Engine, EngineOptions, Event, Finish, Generation, Report, Request, RequestError};
+pub use engine::{EmbeddedRow, Engine, EngineOptions, Event, Finish, Generation, Hold, Report, Request, RequestError};
 pub use executor::{Executor, ExecutorError, ExecutorOptions, Export, Frozen, Issued, SequenceId, Work};
 pub use ledger::{Entry, Ledger, LedgerError, Tier};
 pub use sampler::{Chain, Sampler, Sampling, SamplingError};

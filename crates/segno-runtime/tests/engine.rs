@@ -4,6 +4,7 @@ mod common;
 
 use std::sync::Arc;
 
+use futures::{FutureExt, StreamExt};
 use segno_ir::Device;
 use segno_ir::sample::{SampleParams, philox};
 use segno_models::Model;
@@ -53,6 +54,21 @@ fn requests_together_give_what_each_gives_alone() {
         expected.push(one);
     }
     assert_eq!(expected[0], expected[1], "the adversarial device draws other tokens");
+}
+
+#[test]
+fn nothing_happens_while_the_engine_is_held() {
+    let model = model();
+    for device in devices() {
+        let engine = engine(&model, device, 2, 512);
+        let expected = engine.generate(request(100, 1, 8)).collect_blocking().expect("runs").0;
+        let hold = engine.hold().expect("holds");
+        let mut generation = engine.generate(request(100, 1, 8));
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        assert!(generation.next().now_or_never().is_none(), "a step was made");
+        drop(hold);
+        assert_eq!(generation.collect_blocking().expect("goes on").0, expected);
+    }
 }
 
 #[test]

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
+use futures::{FutureExt, StreamExt};
 use indicatif::ProgressBar;
 use segno::{CheckpointMode, CheckpointOptions, HubName, LoadOptions, Model, Session};
 use segno_ir::SampleParams;
 use segno_ir::sample::philox;
-use segno_runtime::Request;
+use segno_runtime::{Event, Request};
 use serde_json::json;
 
 use super::cache::CacheArgs;
@@ -96,7 +97,8 @@ pub struct MultiturnArgs {
     /// Memory for the tree's checkpoints: bytes, with K, M or G, or auto: two contexts' worth
     #[arg(long, default_value = "auto", value_name = "BYTES", value_parser = bytes, help_heading = "Checkpoints")]
     budget: Budget,
-    /// Pairs of cold prompts, with and without checkpoints, for the overhead; 0: don't measure it
+    /// Cold prompts that a second copy of the model reads beside the first, without checkpoints, for their overhead; 0:
+    /// don't measure it
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(..=1000), help_heading = "Checkpoints")]
     overhead: u32,
     /// How results are printed
@@ -230,24 +232,66 @@ fn conversation(
     Ok(turns)
 }
 
-/// Times of cold prompts with checkpoints and without, in seconds, in pairs: what slows the machine for longer than a pair
-/// takes cancels out.
-fn overhead(args: &MultiturnArgs, session: &Session, bar: &ProgressBar) -> anyhow::Result<Vec<[f64; 2]>> {
-    let mut fresh = Fresh { n_vocab: session.model().graph().graph.n_tokens() as u32, used: 1 << 20 };
-    let mut pairs = Vec::new();
-    for i in 0..args.overhead {
+/// Seconds of a step with checkpoints, and without.
+type Step = [f64; 2];
+
+/// Times of the steps of cold prompts. Two engines read the same prompt, a step of each in turns, one with checkpoints
+/// and one without: what slows the machine for longer than a step slows both.
+fn overhead(args: &MultiturnArgs, sessions: [&Session; 2], bar: &ProgressBar) -> anyhow::Result<Vec<Vec<Step>>> {
+    let engines = sessions.map(Session::engine);
+    let mut fresh = Fresh { n_vocab: sessions[0].model().graph().graph.n_tokens() as u32, used: 1 << 20 };
+    let mut prompts = Vec::new();
+    for i in 0..args.overhead as usize {
         let prompt = [fresh.take(args.tokens)];
-        let mut times = [0.0; 2];
-        // A machine that grows slower must not always meet the same one second.
-        for forget in [i % 2 == 1, i % 2 == 0] {
-            session.engine().forget()?;
-            let (_, report) = session.engine().generate(request(&prompt, 1, forget)).collect_blocking()?;
-            times[usize::from(forget)] = report.prompt_time.as_secs_f64();
-            bar.inc(1);
+        engines.iter().try_for_each(|engine| engine.forget())?;
+        let mut holds = [Some(engines[0].hold()?), Some(engines[1].hold()?)];
+        // Which engine remembers changes from prompt to prompt, and who comes first from step to step.
+        let forgets = |engine: usize| (engine + i) % 2 == 1;
+        let mut replies = [0, 1].map(|engine| engines[engine].generate(request(&prompt, 1, forgets(engine))));
+        let mut steps: Vec<Step> = Vec::new();
+        let mut running = true;
+        while running {
+            let mut step = [0.0; 2];
+            let first = steps.len() % 2;
+            for engine in [first, 1 - first] {
+                let begun = Instant::now();
+                let mut events = Vec::new();
+                // It may be held again before it has begun a step.
+                while events.is_empty() {
+                    holds[engine] = None;
+                    holds[engine] = Some(engines[engine].hold()?);
+                    events.extend(std::iter::from_fn(|| replies[engine].next().now_or_never().flatten()));
+                }
+                step[usize::from(forgets(engine))] = begun.elapsed().as_secs_f64();
+                for event in events {
+                    match event {
+                        Event::Failed(error) => return Err(error.into()),
+                        Event::Done(_) => running = false,
+                        Event::Prompt { .. } | Event::Token(_) => {}
+                    }
+                }
+            }
+            steps.push(step);
         }
-        pairs.push(times);
+        prompts.push(steps);
+        bar.inc(2);
     }
-    Ok(pairs)
+    Ok(prompts)
+}
+
+/// Seconds of a cold prompt, the part by which checkpoints make it longer, and that part's standard error: sums of each
+/// step's medians over the prompts.
+fn cost(prompts: &[Vec<Step>]) -> (f64, f64, f64) {
+    let (mut whole, mut more, mut variance) = (0.0, 0.0, 0.0);
+    for i in 0..prompts[0].len() {
+        let of = |f: fn(&Step) -> f64, q| quantile(prompts.iter().map(|steps| f(&steps[i])).collect(), q);
+        let difference = |q| of(|[with, without]| with - without, q);
+        whole += of(|step| step[1], 0.5);
+        more += difference(0.5);
+        // Of a median, if the middle half is as of a normal distribution.
+        variance += (0.93 * (difference(0.75) - difference(0.25))).powi(2) / prompts.len() as f64;
+    }
+    (whole, more / whole, variance.sqrt() / whole)
 }
 
 /// The value that a part `q` of all is below.
@@ -386,7 +430,7 @@ pub fn run(args: MultiturnArgs) -> anyhow::Result<()> {
         (None, None) => Model::demo()?,
     };
     let mut turns = Vec::new();
-    let mut cost = None;
+    let mut overhead_cost = None;
     let bar = progress::bar("{msg} {bar:30} {pos}/{len} prompts");
     let conversations = args.modes.len() as u64 * args.edits.len() as u64 * u64::from(args.turns + 1);
     let pairs = args.modes.iter().filter(|&&mode| mode == Mode::Tree).count() as u64 * u64::from(args.overhead);
@@ -402,7 +446,8 @@ pub fn run(args: MultiturnArgs) -> anyhow::Result<()> {
         }
         if mode == Mode::Tree && args.overhead > 0 {
             bar.set_message("overhead");
-            cost = Some(overhead(&args, &session, &bar)?);
+            let other = load(&args, &model, mode)?;
+            overhead_cost = Some(cost(&overhead(&args, [&session, &other], &bar)?));
         }
     }
     bar.finish_and_clear();
@@ -410,18 +455,19 @@ pub fn run(args: MultiturnArgs) -> anyhow::Result<()> {
     print(args.output, &turns, &mut out)?;
     if args.output == Format::Md {
         writeln!(out, "\n{}", summary(&turns, &args))?;
-        if let Some(pairs) = cost {
-            let ratios = |q| quantile(pairs.iter().map(|[with, without]| with / without).collect(), q);
-            // Of a median, if the middle half is as of a normal distribution.
-            let error = 0.93 * (ratios(0.75) - ratios(0.25)) / (pairs.len() as f64).sqrt();
+        if let Some((whole, more, error)) = overhead_cost {
+            // Of a few there is no telling.
+            let error = match args.overhead {
+                ..4 => String::new(),
+                _ => format!("; standard error {:.2} %", 100.0 * error),
+            };
             writeln!(
                 out,
-                "Cold prompt of {} tokens: {:.1} ms; with checkpoints {:+.2} % (medians of {} pairs; standard error {:.2} %)",
+                "Cold prompt of {} tokens: {:.1} ms; with checkpoints {:+.2} % (steps of both in turns, {} prompts{error})",
                 args.tokens,
-                1e3 * quantile(pairs.iter().map(|pair| pair[1]).collect(), 0.5),
-                100.0 * (ratios(0.5) - 1.0),
-                pairs.len(),
-                100.0 * error,
+                1e3 * whole,
+                100.0 * more,
+                args.overhead,
             )?;
         }
     }
