@@ -1,6 +1,7 @@
 // Softmax attention over pages of 64 tokens. Two variants: APPEND stores k and v of each row in its page; the
-// other reads. Exactness: a workgroup a (head, row); keys in position order, page by page at absolute multiples of
-// 64, with a running maximum; each dot product and each value channel is one thread's, in one order.
+// other reads, a workgroup a head of TILE rows: grid (heads, rows / TILE). Exactness: keys in position order, page by page
+// at absolute multiples of 64, with a running maximum; each dot product, each sum of weights and each value channel is one
+// thread's, in one order, whatever other rows share the workgroup.
 #import step
 #if APPEND
 #import store_blocks
@@ -147,73 +148,156 @@ fn value(at: u32) -> f32 {
 }
 
 const LOWEST: f32 = -3.0e38;
-// Value channels of a thread.
+// Value channels and keys of a thread.
 const CHANNELS: u32 = (D_V + WG - 1u) / WG;
+const KEYS: u32 = 64u / WG;
+// Numbers of a key that are read together.
+const STEP: u32 = select(1u, 4u, D_K % 4u == 0u);
+// From query to query, so that threads that go along queries of their own use different banks.
+const SCORES: u32 = 65u;
 
-var<workgroup> sh_score: array<f32, 64>;
+// Of a query and a key, then what the key's value weighs.
+var<workgroup> sh_score: array<f32, TILE * SCORES>;
+// Of a query: its maximum, and what the one before is to the new one.
+var<workgroup> sh_high: array<f32, TILE>;
+var<workgroup> sh_shrink: array<f32, TILE>;
 
-@compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let head = group.x;
-    let r = group.y;
-    let span = row_span(r);
-    let last = row_position(r);
-    var first = 0u;
-    if WINDOW > 0u && last + 1u > WINDOW { first = last + 1u - WINDOW; }
-    let kv = head / (N_HEAD / N_KV);
-    let q = p.q + r * p.q_stride + head * D_K;
+fn first_seen(last: u32) -> u32 {
+    if WINDOW > 0u && last + 1u > WINDOW { return last + 1u - WINDOW; }
+    return 0u;
+}
 
-    var scale = p.scale;
+fn scale_at(last: u32) -> f32 {
 #if GROWS
-    scale *= 1.0 + p.growth * log(1.0 + f32(last / p.context));
+    return p.scale * (1.0 + p.growth * log(1.0 + f32(last / p.context)));
+#else
+    return p.scale;
 #endif
+}
+
+// Rows `row` to `row + n`, all of one span: they see the same pages, each up to its own position.
+fn attend(head: u32, row: u32, n: u32, lane: u32) {
+    let span = row_span(row);
+    let begin = row_position(row);
+    let kv = head / (N_HEAD / N_KV);
+    let q = p.q + row * p.q_stride + head * D_K;
+    // Query t is thread t's, too: its maximum and the sum of its weights. There is no query behind the last.
+    let own_last = begin + min(lane, n - 1u);
+    let own_first = first_seen(own_last);
     var peak = LOWEST;
     var total = 0.0;
 #if SINKS
     peak = sinks[head];
     total = 1.0;
 #endif
-    var y: array<f32, CHANNELS>;
-    for (var block = first / 64u; block <= last / 64u; block++) {
+    var y: array<f32, TILE * CHANNELS>;
+    for (var i = 0u; i < TILE * CHANNELS; i++) { y[i] = 0.0; }
+    for (var block = first_seen(begin) / 64u; block <= (begin + n - 1u) / 64u; block++) {
         let page = span_page(span, GROUP, block * 64u) * 64u;
-        let lo = max(first, block * 64u) - block * 64u;
-        let hi = min(last - block * 64u, 63u);
-        for (var j = lane; j < 64u; j += WG) {
-            var z = LOWEST;
-            if j >= lo && j <= hi {
-                let k = (page + j) * K_ROW + kv * D_K;
-                var sum = 0.0;
-                for (var i = 0u; i < D_K; i++) { sum = fma(act[q + i], key(k + i), sum); }
-                z = sum * scale;
-#if SOFT_CAP
-                z = p.cap * tanh(z / p.cap);
-#endif
+        var z: array<f32, TILE * KEYS>;
+        for (var i = 0u; i < TILE * KEYS; i++) { z[i] = 0.0; }
+        // Not a constant: some drivers would unroll all of it, and take seconds.
+        for (var i = 0u; i < p.d_k; i += STEP) {
+            for (var u = i; u < i + STEP; u++) {
+                var k: array<f32, KEYS>;
+                for (var c = 0u; c < KEYS; c++) { k[c] = key((page + lane + c * WG) * K_ROW + kv * D_K + u); }
+                for (var t = 0u; t < TILE; t++) {
+                    let x = act[q + min(t, n - 1u) * p.q_stride + u];
+                    for (var c = 0u; c < KEYS; c++) { z[t * KEYS + c] = fma(x, k[c], z[t * KEYS + c]); }
+                }
             }
-            sh_score[j] = z;
         }
-        // Orders the scores before anyone reads them.
+        for (var t = 0u; t < TILE; t++) {
+            let last = begin + min(t, n - 1u);
+            let first = first_seen(last);
+            let scale = scale_at(last);
+            for (var c = 0u; c < KEYS; c++) {
+                let j = lane + c * WG;
+                var score = z[t * KEYS + c] * scale;
+#if SOFT_CAP
+                score = p.cap * tanh(score / p.cap);
+#endif
+                let seen = block * 64u + j >= first && block * 64u + j <= last;
+                z[t * KEYS + c] = select(LOWEST, score, seen);
+                sh_score[t * SCORES + j] = z[t * KEYS + c];
+            }
+        }
+        // Orders the scores before the threads that look for the maximum.
         workgroupBarrier();
-        var high = peak;
-        for (var j = lo; j <= hi; j++) { high = max(high, sh_score[j]); }
-        let shrink = exp(peak - high);
-        total *= shrink;
-        for (var c = 0u; c < CHANNELS; c++) { y[c] *= shrink; }
-        peak = high;
-        for (var j = lo; j <= hi; j++) {
-            let weight = exp(sh_score[j] - peak);
-            total += weight;
-            let v = (page + j) * V_ROW + kv * V_HEAD;
+        // Of the block's keys those that the thread's query sees: none if `lo` is not below `hi`.
+        let lo = max(own_first, block * 64u) - block * 64u;
+        let hi = min(max(own_last + 1u, block * 64u) - block * 64u, 64u);
+        if lane < TILE {
+            var high = peak;
+            for (var j = lo; j < hi; j++) { high = max(high, sh_score[lane * SCORES + j]); }
+            let shrink = exp(peak - high);
+            total *= shrink;
+            peak = high;
+            sh_high[lane] = high;
+            sh_shrink[lane] = shrink;
+        }
+        // Orders the maxima before the weights.
+        workgroupBarrier();
+        for (var t = 0u; t < TILE; t++) {
+            let high = sh_high[t];
+            let shrink = sh_shrink[t];
+            for (var c = 0u; c < KEYS; c++) {
+                sh_score[t * SCORES + lane + c * WG] = exp(z[t * KEYS + c] - high);
+            }
+            for (var c = 0u; c < CHANNELS; c++) { y[t * CHANNELS + c] *= shrink; }
+        }
+        // Orders the weights before anyone reads them.
+        workgroupBarrier();
+        if lane < TILE {
+            for (var j = lo; j < hi; j++) { total += sh_score[lane * SCORES + j]; }
+        }
+        let least = max(first_seen(begin), block * 64u) - block * 64u;
+        let most = min(begin + n - block * 64u, 64u);
+        for (var j = least; j < most; j++) {
+            let at = (page + j) * V_ROW + kv * V_HEAD;
+            var v: array<f32, CHANNELS>;
             for (var c = 0u; c < CHANNELS; c++) {
-                let channel = lane + c * WG;
-                if channel < D_V { y[c] = fma(weight, value(v + channel), y[c]); }
+                v[c] = 0.0;
+                if lane + c * WG < D_V { v[c] = value(at + lane + c * WG); }
+            }
+            for (var t = 0u; t < TILE; t++) {
+                let weight = sh_score[t * SCORES + j];
+                let last = begin + min(t, n - 1u);
+                let seen = block * 64u + j >= first_seen(last) && block * 64u + j <= last;
+                // What a query does not see changes no bit of it.
+                for (var c = 0u; c < CHANNELS; c++) {
+                    let i = t * CHANNELS + c;
+                    y[i] = select(y[i], fma(weight, v[c], y[i]), seen);
+                }
             }
         }
         // Keeps the next page's scores from overwriting what a slow thread still reads.
         workgroupBarrier();
     }
-    for (var c = 0u; c < CHANNELS; c++) {
-        let channel = lane + c * WG;
-        if channel < D_V { act[p.y + r * p.y_stride + head * D_V + channel] = y[c] / total; }
+    if lane < TILE { sh_high[lane] = total; }
+    // Orders the sums before anyone reads them.
+    workgroupBarrier();
+    for (var t = 0u; t < min(TILE, n); t++) {
+        for (var c = 0u; c < CHANNELS; c++) {
+            let channel = lane + c * WG;
+            if channel < D_V {
+                act[p.y + (row + t) * p.y_stride + head * D_V + channel] = y[t * CHANNELS + c] / sh_high[t];
+            }
+        }
+    }
+    // Keeps the next rows from overwriting what a slow thread still reads.
+    workgroupBarrier();
+}
+
+@compute @workgroup_size(WG)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    var row = group.y * TILE;
+    let end = min(row + TILE, p.rows);
+    while row < end {
+        let span = row_span(row);
+        let n = min(end, span_first_row(span) + span_rows(span)) - row;
+        attend(group.x, row, n, lane);
+        row += n;
     }
 }
 #endif

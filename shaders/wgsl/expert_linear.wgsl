@@ -1,7 +1,8 @@
 // y[r, s, o] = f[e] sum_i W[e, o, i] x[r, s, i] + b[e, o], e = expert s of row r
 // COMBINE: y[r, o] = sum_s w[r, s] y[r, s, o]
-// A workgroup an output of a row: grid (outputs, rows, slots; 1 of COMBINE). Thread t sums the units (8 numbers) t,
-// t + WG, ... in f32, then a binary tree over the threads; slots are added in the router's order.
+// A workgroup computes TILE outputs of a row: grid (outputs / TILE, rows, slots; 1 of COMBINE). Thread t sums the
+// units (8 numbers) t, t + WG, ... in f32, then a binary tree over the threads, in one order for every variant; slots are
+// added in the router's order.
 // The binding has the rows `first` to `first + count` of all experts' rows: what is outside, another dispatch adds.
 @group(0) @binding(1) var<storage, read> weight: array<u32>;
 #if BIAS
@@ -11,19 +12,24 @@
 @group(0) @binding(3) var<storage, read> factor: array<f32>;
 #endif
 #import FORMAT
-#import reduce
+#import tree
 
 const UNITS: u32 = (N_IN + 7u) / 8u;
 
+var<workgroup> sh_part: array<f32, TILE * COLUMN>;
+
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let o = group.x;
+    let o = group.x * TILE;
     let route = p.route + group.y * p.route_stride;
-    let y = p.y + group.y * p.y_stride + o;
+    // A thread finishes at most one output.
+    let own = o + lane;
+    let finishes = lane < TILE && own < N_OUT;
+    let y = p.y + group.y * p.y_stride + own;
     var written = false;
     var result = 0.0;
 #if COMBINE
-    if p.slot > 0u { result = act[y]; }
+    if p.slot > 0u && finishes { result = act[y]; }
     let start = p.slot;
 #else
     let start = p.slot + group.z;
@@ -31,38 +37,54 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var s = start; s < start + p.slots; s++) {
         let expert = min(u32(act[route + K + s]), N_EXPERT - 1u);
         let row = expert * N_OUT + o;
-        let inside = row >= p.first && row - p.first < p.count;
 #if PER_SLOT
         let x = p.x + group.y * p.x_stride + s * N_IN;
 #else
         let x = p.x + group.y * p.x_stride;
 #endif
-        var sum = 0.0;
-        if inside {
+        var sum: array<f32, TILE>;
+        if row + TILE > p.first && row < p.first + p.count {
             for (var unit = lane; unit < UNITS; unit += WG) {
-                var w = weight_unit(row - p.first, unit);
-                var part = 0.0;
+                var part_x: array<f32, 8>;
                 for (var i = 0u; i < 8u; i++) {
-                    if unit * 8u + i < N_IN { part = fma(w[i], act[x + unit * 8u + i], part); }
+#if RAGGED
+                    if unit * 8u + i < N_IN { part_x[i] = act[x + unit * 8u + i]; }
+#else
+                    part_x[i] = act[x + unit * 8u + i];
+#endif
                 }
-                sum += part;
+                for (var j = 0u; j < TILE; j++) {
+                    // What is outside is read at the binding's ends, and left.
+                    var w = weight_unit(clamp(row + j, p.first, p.first + p.count - 1u) - p.first, unit);
+                    var part = 0.0;
+                    for (var i = 0u; i < 8u; i++) { part = fma(w[i], part_x[i], part); }
+                    sum[j] += part;
+                }
             }
         }
-        var product = workgroup_sum(lane, sum);
+        for (var j = 0u; j < TILE; j++) { sh_part[j * COLUMN + lane] = sum[j]; }
+        // Orders the stores before a thread adds what all threads have of its output.
+        workgroupBarrier();
+        let inside = finishes && row + lane >= p.first && row + lane < p.first + p.count;
+        if inside {
+            var product = tree(lane * COLUMN);
 #if FACTOR
-        product *= factor[expert];
+            product *= factor[expert];
 #endif
 #if BIAS
-        product += bias[row];
+            product += bias[row + lane];
 #endif
-        written = written || inside;
+            written = true;
 #if COMBINE
-        if inside { result += act[route + s] * product; }
+            result += act[route + s] * product;
 #else
-        result = product;
+            result = product;
 #endif
+        }
+        // Keeps the next slot from overwriting what a slow thread still reads.
+        workgroupBarrier();
     }
-    if lane == 0u && written {
+    if written {
 #if COMBINE
         act[y] = result;
 #else

@@ -1,6 +1,7 @@
 //! A compiled graph: dispatches with their bind groups, made once; a step fills one buffer and submits.
 
 use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -78,7 +79,8 @@ struct Dispatch {
     pipeline: wgpu::ComputePipeline,
     group: wgpu::BindGroup,
     params: Vec<u8>,
-    /// Byte offset of the parameter that takes the number of rows.
+    /// Steps of how many rows it is for, and the byte offset of the parameter that takes their number.
+    rows: RangeInclusive<u32>,
     rows_at: Option<usize>,
     grid: Grid,
     domain: Domain,
@@ -224,6 +226,7 @@ pub(crate) struct Compile<'a> {
     weights: &'a WgpuWeights,
     pool: &'a WgpuPool,
     words: &'a Words,
+    limits: &'a ProgramLimits,
     n_groups: usize,
     act: &'a wgpu::Buffer,
     views: &'a [View],
@@ -309,22 +312,27 @@ impl Compile<'_> {
         params: P,
         grid: Grid,
     ) -> Result<(), DeviceError> {
-        self.push_with_rows(variant, bindings, params, grid, None)
+        self.push_for_rows(1..=u32::MAX, variant, bindings, params, grid, None)
     }
 
-    /// As [`push`](Self::push); the parameter at `rows_at` takes the number of rows of each step.
-    pub fn push_with_rows<P: Params>(
+    /// As [`push`](Self::push), for steps of that many rows; the parameter at `rows_at` takes their number.
+    pub fn push_for_rows<P: Params>(
         &mut self,
+        rows: RangeInclusive<u32>,
         variant: Variant,
         bindings: Vec<Binding>,
         params: P,
         grid: Grid,
         rows_at: Option<usize>,
     ) -> Result<(), DeviceError> {
-        let (pipeline, group) = bind(self.gpu, &variant, self.act, &bindings, size_of::<P>())?;
         let domain = self.graph.nodes[self.node].domain;
+        let most = if domain == Domain::Token { self.limits.max_rows } else { self.limits.max_outputs };
+        if *rows.start() as usize > most {
+            return Ok(());
+        }
+        let (pipeline, group) = bind(self.gpu, &variant, self.act, &bindings, size_of::<P>())?;
         let params = bytemuck::bytes_of(&params).to_vec();
-        self.out.push(Dispatch { pipeline: pipeline.pipeline, group, params, rows_at, grid, domain });
+        self.out.push(Dispatch { pipeline: pipeline.pipeline, group, params, rows, rows_at, grid, domain });
         Ok(())
     }
 }
@@ -472,6 +480,7 @@ impl WgpuProgram {
                     weights,
                     pool: wgpu_pool,
                     words: &words,
+                    limits,
                     n_groups,
                     act: &act,
                     views: &plan.views[parity],
@@ -658,13 +667,13 @@ impl Program for WgpuProgram {
             let mut params = [0u8; crate::params::MAX_PARAM_BYTES];
             for d in &self.dispatches[parity] {
                 let rows = if d.domain == Domain::Token { n_rows } else { n_outputs };
+                if !d.rows.contains(&rows) {
+                    continue;
+                }
                 let (x, y, z) = match d.grid {
                     Grid::Rows { x, tile, z } => (x, rows.div_ceil(tile), z),
                     Grid::Spans { x } => (x, n_spans, 1),
                 };
-                if y == 0 {
-                    continue;
-                }
                 let params = &mut params[..d.params.len()];
                 params.copy_from_slice(&d.params);
                 if let Some(at) = d.rows_at {
@@ -756,7 +765,8 @@ impl Program for WgpuProgram {
         let device = self.clock.as_ref().and_then(|clock| clock.read(&self.gpu));
         let device = device.map_or(String::new(), |us| format!(", {us:.0} us on the device"));
         let encode = self.encode_time.as_micros();
-        format!("{} dispatches a step; the last: {encode} us to encode{device}", self.dispatches[0].len())
+        let dispatches = self.dispatches[0].iter().filter(|d| d.rows.contains(&1)).count();
+        format!("{dispatches} dispatches a decode step; the last: {encode} us to encode{device}")
     }
 }
 

@@ -48,6 +48,7 @@ sources![
     "lib/reduce",
     "lib/step",
     "lib/store_blocks",
+    "lib/tree",
 ];
 
 /// A template that cannot be expanded.

@@ -10,15 +10,10 @@ use common::{FIXTURES, executor, issue, long_fixtures, max_abs, rms, run, with_c
 use segno::{GenerateOptions, LoadOptions, Model, open_device};
 use segno_ir::sample::{SampleParams, SampleRow};
 use segno_ir::{Cancel, Device, Input, KvType, Output, PAGE_TOKENS, SlotId, SpanKind};
-use segno_runtime::{Executor, ExecutorOptions, Work};
+use segno_runtime::{Executor, ExecutorOptions, Frozen, Work};
 
 fn device_name() -> String {
     std::env::var("SEGNO_TEST_DEVICE").unwrap_or_else(|_| "vulkan".into())
-}
-
-/// Whether tests that take minutes on a software driver run whole: `SEGNO_TEST_LONG`.
-fn is_long() -> bool {
-    std::env::var_os("SEGNO_TEST_LONG").is_some()
 }
 
 fn gpu() -> Arc<dyn Device> {
@@ -65,7 +60,7 @@ fn logits_are_those_of_transformers_and_of_the_decoded_weights() {
 #[test]
 fn long_sequences_give_the_logits_of_transformers() {
     assert!(long_fixtures().count() >= 5);
-    for fixture in long_fixtures().take(if is_long() { usize::MAX } else { 1 }) {
+    for fixture in long_fixtures() {
         let (model, long) = (Model::open(fixture.path(fixture.plain)).expect("opens"), fixture.long());
         let n = long.tokens.len() as u32;
         let mut executor = with_context(&model, gpu(), n);
@@ -181,59 +176,76 @@ fn two_steps_in_flight_draw_what_one_draws() {
     }
 }
 
-/// At every multiple of 64 of a prompt: what is read on from there gives the cold run's last logits, and its end state
-/// to the bit. Of 1,000 tokens, in steps of 64, 128 and 512, with `SEGNO_TEST_LONG`; otherwise of 300, and the steps take
-/// turns over the places.
+/// At every multiple of 64 of 1,000 tokens: one step of 64, 128 or 512 tokens from the state restored there gives the
+/// cold run's logits and the cold run's state at its end, pages and all. So does, step by step, what is read on to the end
+/// of the prompt, which is done from one place as well.
 #[test]
 fn restored_and_replayed_is_cold_bit_for_bit() {
+    const N: usize = 1000;
     const STEPS: [usize; 3] = [64, 128, 512];
-    let (all, n) = (is_long(), if is_long() { 1000 } else { 300 });
+    let page = PAGE_TOKENS as usize;
+    let ids = tokens(N, 6);
     for (turn, name) in ["qwen35", "qwen3next", "lfm2", "gemma3"].into_iter().enumerate() {
         let fixture = FIXTURES.iter().find(|f| f.name == name).expect("a fixture");
         let model = Model::open(fixture.path(&fixture.files().next().expect("a file"))).expect("opens");
-        let ids = tokens(n, 6);
         let options =
-            ExecutorOptions { n_ctx: 1024, n_sequences: 2, max_rows: 512, max_outputs: 2, ..Default::default() };
+            ExecutorOptions { n_ctx: 1024, n_sequences: 2, max_rows: 512, max_outputs: 9, ..Default::default() };
         let mut executor = model.executor(gpu(), options).expect("loads");
         let before = executor.free();
-        // Reads on to the end; states at multiples of 64, the last row's logits, and the end state.
-        let read = |executor: &mut Executor, sequence, from: usize, step: usize, snapshots: bool| {
-            let (mut states, mut logits, mut at) = (Vec::new(), Vec::new(), from);
-            for part in ids[from..].chunks(step) {
-                let due = |r: &u32| snapshots && (at as u32 + r).is_multiple_of(PAGE_TOKENS);
-                let last = at + part.len() == ids.len();
-                let outputs = if last { vec![part.len() as u32 - 1] } else { Vec::new() };
-                let snapshots = (1..=part.len() as u32).filter(due).collect();
-                let work = Work { outputs, snapshots, ..work(sequence, SpanKind::Prefill, part) };
-                let issued = executor.issue(vec![work], &Cancel::new()).expect("issues");
-                if last {
-                    let row = executor.read(&issued.rows, Output::Logits, 0, 1).wait(Duration::from_secs(300));
-                    logits = bits(&row.expect("logits"));
-                }
-                states.extend(executor.confirm(issued).into_iter().map(|(_, state)| state));
-                at += part.len();
-            }
-            let end = executor.freeze(sequence).expect("a slot");
-            let export = executor.export(&end);
-            let (slot, _) = executor.finish(export, Duration::from_secs(300)).expect("comes");
-            executor.release(end);
-            executor.remove(sequence);
-            (states, logits, bits(&slot))
+        let wait = Duration::from_secs(300);
+        // One step: the logits after each multiple of 64 and after its last token; the states there, if they are wanted.
+        let step = |executor: &mut Executor, sequence, part: std::ops::Range<usize>, snapshots: bool| {
+            let places: Vec<usize> = part.clone().map(|i| i + 1).filter(|n| n % page == 0 || *n == part.end).collect();
+            let rows: Vec<u32> = places.iter().map(|n| (n - part.start) as u32).collect();
+            let outputs = rows.iter().map(|row| row - 1).collect();
+            let snapshots = if snapshots { rows } else { Vec::new() };
+            let work = Work { outputs, snapshots, ..work(sequence, SpanKind::Prefill, &ids[part]) };
+            let issued = executor.issue(vec![work], &Cancel::new()).expect("issues");
+            let n = places.len() as u32;
+            let logits = bits(&executor.read(&issued.rows, Output::Logits, 0, n).wait(wait).expect("logits"));
+            let logits: Vec<Vec<u32>> = logits.chunks(logits.len() / places.len()).map(<[u32]>::to_vec).collect();
+            let states: Vec<Frozen> = executor.confirm(issued).into_iter().map(|(_, state)| state).collect();
+            (places, logits, states)
+        };
+        // The slot, and the pages that are full: the rest of a page is whatever was there.
+        let whole = |executor: &mut Executor, state: &Frozen| {
+            let export = executor.export(state);
+            let (slot, tables) = executor.finish(export, wait).expect("comes");
+            let open = usize::from(!state.n_tokens().is_multiple_of(PAGE_TOKENS));
+            let full =
+                tables.into_iter().map(|t| (t.first, t.pages[..t.pages.len() - open.min(t.pages.len())].to_vec()));
+            (bits(&slot), full.collect::<Vec<_>>())
         };
         let sequence = executor.create().expect("a sequence");
-        let (states, logits, end) = read(&mut executor, sequence, 0, 512, true);
-        assert_eq!(states.len(), n / PAGE_TOKENS as usize, "{name}");
-        for (i, state) in states.into_iter().enumerate() {
-            let at = state.n_tokens();
-            assert_eq!(at, (i as u32 + 1) * PAGE_TOKENS);
-            for step in STEPS.into_iter().skip(if all { 0 } else { (i + turn) % 3 }).take(if all { 3 } else { 1 }) {
-                let sequence = executor.restore(&state, at).expect("restores");
-                let found = read(&mut executor, sequence, at as usize, step, false);
-                assert!(found.1 == logits, "{name}: logits after {at} tokens in steps of {step}");
-                assert!(found.2 == end, "{name}: the end state after {at} tokens in steps of {step}");
+        let mut cold = Vec::new();
+        for start in (0..N).step_by(512) {
+            let (places, logits, states) = step(&mut executor, sequence, start..N.min(start + 512), true);
+            for ((at, logits), state) in places.into_iter().zip(logits).zip(states) {
+                cold.push((at, logits, whole(&mut executor, &state), state));
             }
-            executor.release(state);
         }
+        executor.remove(sequence);
+        assert_eq!(cold.len(), N.div_ceil(page), "{name}");
+        for (i, (at, _, _, state)) in cold.iter().enumerate() {
+            for size in STEPS.into_iter().filter(|_| *at < N) {
+                let sequence = executor.restore(state, *at as u32).expect("restores");
+                let to_end = i == 4 + turn && size == STEPS[turn % 3];
+                let mut start = *at;
+                while start < if to_end { N } else { (at + 1).min(N) } {
+                    let end = N.min(start + size);
+                    let what = format!("{name}: tokens {start} to {end} after a restore at {at}, in steps of {size}");
+                    let (_, logits, _) = step(&mut executor, sequence, start..end, false);
+                    let state = executor.freeze(sequence).expect("a slot");
+                    let (_, cold_logits, cold_state, _) = cold.iter().find(|c| c.0 == end).expect("a place");
+                    assert!(logits.last() == Some(cold_logits), "{what}: logits");
+                    assert!(whole(&mut executor, &state) == *cold_state, "{what}: state");
+                    executor.release(state);
+                    start = end;
+                }
+                executor.remove(sequence);
+            }
+        }
+        cold.into_iter().for_each(|(_, _, _, state)| executor.release(state));
         assert_eq!(executor.free(), before, "{name}: a slot or page leaked");
     }
 }

@@ -20,7 +20,14 @@ params!(AttentionParams {
     cap: f32,
     growth: f32,
     context: u32,
+    rows: u32,
+    d_k: u32,
 });
+
+/// Steps of at most so many rows have a workgroup for each row of a head, others for so many rows: those find enough work
+/// for a GPU without.
+const FEW: u32 = 4;
+const TILE: u32 = 4;
 
 pub(super) fn compile(c: &mut Compile<'_>, op: &Attention) -> Result<(), DeviceError> {
     let kv = c.key_value(op.state)?;
@@ -91,9 +98,17 @@ pub(super) fn compile(c: &mut Compile<'_>, op: &Attention) -> Result<(), DeviceE
         cap: op.soft_cap.unwrap_or(0.0),
         growth: op.temperature.map_or(0.0, |t| t.growth),
         context: op.temperature.map_or(1, |t| t.original_context),
+        rows: 0,
+        d_k: dims.d_k as u32,
     };
-    let variant = Variant { name: "attention", flags, constants, format: None, params: AttentionParams::wgsl() };
-    c.push(variant, bindings, params, Grid::Rows { x: op.n_head as u32, tile: 1, z: 1 })
+    for (rows, tile) in [(1..=FEW, 1), (FEW + 1..=u32::MAX, TILE)] {
+        let constants = [&constants[..], &[("TILE", tile)]].concat();
+        let (flags, params_text) = (flags.clone(), AttentionParams::wgsl());
+        let variant = Variant { name: "attention", flags, constants, format: None, params: params_text };
+        let grid = Grid::Rows { x: op.n_head as u32, tile, z: 1 };
+        c.push_for_rows(rows, variant, bindings.clone(), params, grid, AttentionParams::offset("rows"))?;
+    }
+    Ok(())
 }
 
 /// The parameter struct's text, for the translation tests.

@@ -25,22 +25,26 @@ params!(DeltaRuleParams {
     scale: f32,
 });
 
-/// Threads that share a column of the state: few enough values each to stay in registers.
+/// Most threads that share a column of the state, and values of each: few enough to stay in registers.
 const LANES: u32 = 16;
+const PER_LANE: u32 = 8;
 
-/// Threads of a workgroup: several columns of one head.
+/// Most threads of a workgroup: several columns of one head.
 const WG: u32 = 128;
 
 pub(super) fn compile(c: &mut Compile<'_>, op: &DeltaRule) -> Result<(), DeviceError> {
     let (state, len) = c.recurrent(op.state)?;
+    let (d_k, d_v) = (op.d_k as u32, op.d_v as u32);
+    let lanes = d_k.div_ceil(PER_LANE).next_power_of_two().min(LANES);
+    let wg = (lanes * d_v.next_power_of_two()).min(WG);
     let mut variant = Variant {
         name: "delta_rule",
         flags: Vec::new(),
         constants: vec![
-            ("WG", WG),
-            ("LANES", LANES),
-            ("D_K", op.d_k as u32),
-            ("D_V", op.d_v as u32),
+            ("WG", wg),
+            ("LANES", lanes),
+            ("D_K", d_k),
+            ("D_V", d_v),
             ("N_HEAD_K", op.n_head_k as u32),
             ("N_HEAD_V", op.n_head_v as u32),
             ("STATE", len),
@@ -71,7 +75,7 @@ pub(super) fn compile(c: &mut Compile<'_>, op: &DeltaRule) -> Result<(), DeviceE
         y_stride: y.stride,
         scale: op.scale,
     };
-    let blocks = (op.d_v as u32).div_ceil(WG / LANES);
+    let blocks = d_v.div_ceil(wg / lanes);
     c.push(variant, vec![Binding::written(state)], params, Grid::Spans { x: op.n_head_v as u32 * blocks })
 }
 

@@ -3,7 +3,7 @@
 use segno_ir::DeviceError;
 use segno_ir::op::Embed;
 
-use super::WG;
+use super::{WG, of_rows};
 use crate::params::{Params, params};
 use crate::program::{Binding, Compile, Grid};
 use crate::shader::Variant;
@@ -26,8 +26,7 @@ pub(super) fn compile(c: &mut Compile<'_>, op: &Embed) -> Result<(), DeviceError
     let Some(id) = op.weight else { return c.push(variant, Vec::new(), params, grid) };
     let placed = c.matrix(id)?;
     variant.flags.push("WEIGHT");
-    variant.format = Some(placed.format);
-    variant.constants.push(("WEIGHT_ROW", placed.row_words));
+    of_rows(&mut variant, &placed, n);
     for part in placed.parts {
         let params = EmbedParams { first: part.first_row as u32, count: part.rows as u32, ..params };
         c.push(variant.clone(), vec![Binding::weight(&part)], params, grid)?;

@@ -3,7 +3,7 @@
 use segno_ir::DeviceError;
 use segno_ir::op::ExpertLinear;
 
-use super::REDUCE_WG;
+use super::{REDUCE_WG, of_rows};
 use crate::params::{Params, params};
 use crate::program::{Binding, Compile, Grid};
 use crate::shader::Variant;
@@ -21,6 +21,11 @@ params!(ExpertLinearParams {
     slots: u32,
 });
 
+/// Steps of at most so many rows have a workgroup for every output, others for so many outputs: those find enough work
+/// for a GPU without.
+const FEW: u32 = 4;
+const TILE: u32 = 8;
+
 pub(super) fn compile(c: &mut Compile<'_>, op: &ExpertLinear) -> Result<(), DeviceError> {
     let placed = c.matrix(op.weight)?;
     let (x, route, y) = (c.input(0), c.input(1), c.out());
@@ -32,17 +37,11 @@ pub(super) fn compile(c: &mut Compile<'_>, op: &ExpertLinear) -> Result<(), Devi
     let mut variant = Variant {
         name: "expert_linear",
         flags: Vec::new(),
-        constants: vec![
-            ("WG", REDUCE_WG),
-            ("N_IN", n_in),
-            ("N_OUT", n_out),
-            ("N_EXPERT", n_expert),
-            ("K", n_used),
-            ("WEIGHT_ROW", placed.row_words),
-        ],
-        format: Some(placed.format),
+        constants: vec![("WG", REDUCE_WG), ("N_IN", n_in), ("N_OUT", n_out), ("N_EXPERT", n_expert), ("K", n_used)],
+        format: None,
         params: ExpertLinearParams::wgsl(),
     };
+    of_rows(&mut variant, &placed, n_in);
     if x.features as u32 != n_in {
         variant.flags.push("PER_SLOT");
     }
@@ -67,7 +66,6 @@ pub(super) fn compile(c: &mut Compile<'_>, op: &ExpertLinear) -> Result<(), Devi
         (false, true) => (1, n_used),
         (false, false) => (1, 1),
     };
-    let grid = Grid::Rows { x: n_out, tile: 1, z: if op.combine { 1 } else { n_used } };
     for slot in 0..turns {
         for part in &placed.parts {
             let params = ExpertLinearParams {
@@ -82,8 +80,13 @@ pub(super) fn compile(c: &mut Compile<'_>, op: &ExpertLinear) -> Result<(), Devi
                 slot,
                 slots,
             };
-            let bindings = std::iter::once(Binding::weight(part)).chain(vectors.iter().cloned()).collect();
-            c.push(variant.clone(), bindings, params, grid)?;
+            let bindings: Vec<_> = std::iter::once(Binding::weight(part)).chain(vectors.iter().cloned()).collect();
+            for (rows, tile) in [(1..=FEW, 1), (FEW + 1..=u32::MAX, TILE)] {
+                let mut variant = variant.clone();
+                variant.constants.push(("TILE", tile));
+                let grid = Grid::Rows { x: n_out.div_ceil(tile), tile: 1, z: if op.combine { 1 } else { n_used } };
+                c.push_for_rows(rows, variant, bindings.clone(), params, grid, None)?;
+            }
         }
     }
     Ok(())

@@ -27,6 +27,7 @@ use segno_ir::{DeviceError, Op};
 use crate::params::params;
 use crate::program::{Compile, Grid};
 use crate::shader::Variant;
+use crate::weights::Placed;
 
 /// Threads of a workgroup of kernels that have one thread a feature.
 pub(crate) const WG: u32 = 64;
@@ -59,6 +60,15 @@ pub(crate) fn per_feature(features: usize) -> Grid {
 /// The start of a variant with one thread a feature.
 pub(crate) fn elementwise<P: crate::params::Params>(name: &'static str, n: usize) -> Variant {
     Variant { name, flags: Vec::new(), constants: vec![("WG", WG), ("N", n as u32)], format: None, params: P::wgsl() }
+}
+
+/// Makes a variant read a weight's rows of `n_in` numbers.
+pub(crate) fn of_rows(variant: &mut Variant, placed: &Placed, n_in: u32) {
+    variant.format = Some(placed.format);
+    variant.constants.push(("WEIGHT_ROW", placed.row_words));
+    if !n_in.is_multiple_of(8) {
+        variant.flags.push("RAGGED");
+    }
 }
 
 /// Makes a variant of `n` features read one of `count` numbers for each of equal groups of them.
