@@ -6,6 +6,7 @@
 use std::any::Any;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use segno_ir::op::attention::KvDims;
 use segno_ir::{DeviceError, KvType, PAGE_TOKENS, PageId, Pending, Pool, PoolPlan, SlotId, StateId};
@@ -161,6 +162,11 @@ impl CpuPool {
 impl Pool for CpuPool {
     fn as_any(&self) -> &dyn Any {
         self
+    }
+
+    fn finish(&self, _: Duration) -> Result<(), DeviceError> {
+        // What is issued is done when the call returns.
+        Ok(())
     }
 
     fn plan(&self) -> &PoolPlan {

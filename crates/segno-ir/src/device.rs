@@ -465,6 +465,12 @@ pub trait Pool: Send + Sync {
     /// What it was made from.
     fn plan(&self) -> &PoolPlan;
 
+    /// Waits until all that was issued for it is done: steps and copies.
+    ///
+    /// # Errors
+    /// [`DeviceError::Timeout`] if it takes longer, [`DeviceError::Lost`].
+    fn finish(&self, timeout: Duration) -> Result<(), DeviceError>;
+
     /// Copies whole slots, in order with steps.
     fn copy_slots(&self, pairs: &[(SlotId, SlotId)]) -> Result<(), DeviceError>;
 

@@ -121,6 +121,11 @@ impl Pool for AdversaryPool {
         self
     }
 
+    fn finish(&self, timeout: Duration) -> Result<(), DeviceError> {
+        self.queue.drain();
+        self.inner.finish(timeout)
+    }
+
     fn plan(&self) -> &PoolPlan {
         self.inner.plan()
     }

@@ -237,8 +237,17 @@ impl Drop for Generation {
 type Call = Box<dyn FnOnce(&mut Scheduler) + Send>;
 
 enum Message {
-    Generate { request: Box<Request>, events: UnboundedSender<Event>, cancel: Cancel },
+    Generate {
+        request: Box<Request>,
+        events: UnboundedSender<Event>,
+        cancel: Cancel,
+    },
     Call(Call),
+    /// Until the other end of `released` is dropped.
+    Hold {
+        held: mpsc::Sender<()>,
+        released: mpsc::Receiver<()>,
+    },
     Stop,
 }
 
@@ -297,20 +306,15 @@ impl Engine {
     }
 
     /// Stops between two steps, with nothing under way on the device, until the result is dropped. Requests queue up
-    /// meanwhile; other calls of the engine wait.
+    /// meanwhile; other calls of the engine wait. Who holds it again at once lets one step pass, if there is one to make.
     ///
     /// # Errors
     /// If the engine has stopped.
     pub fn hold(&self) -> Result<Hold<'_>, RequestError> {
         let (sender, held) = mpsc::channel();
         let (release, released) = mpsc::channel();
-        let call: Call = Box::new(move |scheduler| {
-            scheduler.settle_all();
-            let _ = sender.send(());
-            // Ends with an error when the other end is dropped.
-            let _ = released.recv();
-        });
-        self.messages.send(Message::Call(call)).map_err(|_| RequestError::Stopped)?;
+        let message = Message::Hold { held: sender, released };
+        self.messages.send(message).map_err(|_| RequestError::Stopped)?;
         held.recv().map_err(|_| RequestError::Stopped)?;
         Ok(Hold { _release: release, _engine: PhantomData })
     }
@@ -699,6 +703,14 @@ impl Scheduler {
                 match next {
                     Message::Generate { request, events, cancel } => self.enqueue(*request, events, cancel),
                     Message::Call(call) => call(self),
+                    Message::Hold { held, released } => {
+                        self.settle_all();
+                        // A device that does not answer says so at the next step.
+                        let _ = self.executor.pool().finish(self.options.step_timeout);
+                        let _ = held.send(());
+                        let _ = released.recv();
+                        break;
+                    }
                     Message::Stop => {
                         self.checkpoints.settle_leaving(&self.executor);
                         return self.break_off(&RequestError::Stopped);

@@ -224,6 +224,22 @@ impl Gpu {
         Some(self.queue.submit([encoder.finish()]))
     }
 
+    /// Submits what was recorded and waits until the device has nothing to do.
+    pub fn finish(&self, timeout: Duration) -> Result<(), DeviceError> {
+        self.submit();
+        self.poll(None, timeout)
+    }
+
+    /// Waits for a submission, or the last one.
+    fn poll(&self, submission_index: Option<wgpu::SubmissionIndex>, timeout: Duration) -> Result<(), DeviceError> {
+        // Beyond an hour the driver's clock arithmetic may overflow.
+        let timeout = timeout.min(Duration::from_secs(3600));
+        let polled = self.device.poll(wgpu::PollType::Wait { submission_index, timeout: Some(timeout) });
+        self.check()?;
+        let late = || DeviceError::Timeout { device: self.name.clone(), seconds: timeout.as_secs() };
+        polled.map(drop).map_err(|_| late())
+    }
+
     /// Submits, copies `bytes` from a buffer to the host when all before is done, and hands out the promise.
     pub fn read(self: &Arc<Self>, from: &wgpu::Buffer, offset: u64, bytes: u64) -> Result<Readback, DeviceError> {
         let buffer = self.readback(bytes)?;
@@ -274,15 +290,9 @@ impl Readback {
 
     /// What `f` makes of the bytes.
     pub fn wait<T>(&self, timeout: Duration, f: impl FnOnce(&[u8]) -> T) -> Result<T, DeviceError> {
-        // Beyond an hour the driver's clock arithmetic may overflow.
-        let timeout = timeout.min(Duration::from_secs(3600));
-        let poll = wgpu::PollType::Wait { submission_index: self.submission.clone(), timeout: Some(timeout) };
-        let polled = self.gpu.device.poll(poll).is_ok();
+        self.gpu.poll(self.submission.clone(), timeout)?;
         let late = DeviceError::Timeout { device: self.gpu.name.clone(), seconds: timeout.as_secs() };
-        match self.take(f).filter(|_| polled) {
-            Some(result) => result,
-            None => Err(self.gpu.check().err().unwrap_or(late)),
-        }
+        self.take(f).unwrap_or(Err(late))
     }
 }
 

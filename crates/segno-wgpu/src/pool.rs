@@ -3,6 +3,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
+use std::time::Duration;
 
 use segno_ir::op::attention::KvDims;
 use segno_ir::{DeviceError, KvType, PAGE_TOKENS, PageId, Pending, Pool, PoolPlan, SlotId, StateDecl, StateId};
@@ -184,6 +185,10 @@ impl WgpuPool {
 impl Pool for WgpuPool {
     fn as_any(&self) -> &dyn Any {
         self
+    }
+
+    fn finish(&self, timeout: Duration) -> Result<(), DeviceError> {
+        self.gpu.finish(timeout)
     }
 
     fn plan(&self) -> &PoolPlan {

@@ -115,6 +115,10 @@ impl Pool for BrokenPool {
         self.inner.as_any()
     }
 
+    fn finish(&self, timeout: Duration) -> Result<(), DeviceError> {
+        self.inner.finish(timeout)
+    }
+
     fn plan(&self) -> &PoolPlan {
         self.inner.plan()
     }

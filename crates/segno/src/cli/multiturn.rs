@@ -256,7 +256,7 @@ fn overhead(args: &MultiturnArgs, sessions: [&Session; 2], bar: &ProgressBar) ->
             for engine in [first, 1 - first] {
                 let begun = Instant::now();
                 let mut events = Vec::new();
-                // It may be held again before it has begun a step.
+                // Its first turn may have nothing to do yet.
                 while events.is_empty() {
                     holds[engine] = None;
                     holds[engine] = Some(engines[engine].hold()?);
