@@ -294,10 +294,12 @@ fn cost(prompts: &[Vec<Step>]) -> (f64, f64, f64) {
     (whole, more / whole, variance.sqrt() / whole)
 }
 
-/// The value that a part `q` of all is below.
+/// The value that a part `q` of all is below; between two of them, in proportion.
 fn quantile(mut values: Vec<f64>, q: f64) -> f64 {
     values.sort_by(f64::total_cmp);
-    values[((values.len() - 1) as f64 * q).round() as usize]
+    let at = (values.len() - 1) as f64 * q;
+    let (low, high) = (values[at.floor() as usize], values[at.ceil() as usize]);
+    low + (high - low) * at.fract()
 }
 
 fn milliseconds(time: Duration) -> f64 {
@@ -475,4 +477,16 @@ pub fn run(args: MultiturnArgs) -> anyhow::Result<()> {
         std::fs::write(path, svg(&turns, &args)).with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_of_an_even_number_lies_between_the_middle_two() {
+        assert_eq!(quantile(vec![4.0, 1.0, 2.0, 8.0], 0.5), 3.0);
+        assert_eq!(quantile(vec![4.0, 1.0, 2.0], 0.5), 2.0);
+        assert_eq!(quantile(vec![5.0], 0.75), 5.0);
+    }
 }
