@@ -32,5 +32,6 @@ pub use sample::{SampleParams, SampleRow};
 pub use state::{KvGroup, KvType, PAGE_TOKENS, PoolPlan, StateDecl, StateId, StateLayout};
 pub use weight::{Tensor, WeightDecl, WeightId, WeightSource};
 
-/// The version of the numerics of the ops: part of every state's key, raised when an op's meaning changes.
-pub const NUMERICS_VERSION: u32 = 1;
+/// The version of the numerics of the ops: part of every state's key, raised when an op's meaning changes, or the order in
+/// which a kernel adds.
+pub const NUMERICS_VERSION: u32 = 2;

@@ -31,7 +31,7 @@ use crate::weights::Placed;
 
 /// Threads of a workgroup of kernels that have one thread a feature.
 pub(crate) const WG: u32 = 64;
-/// Threads of a workgroup that reduces: a subgroup where those are 32 wide.
+/// Threads of a workgroup that reduces: a subgroup where those are 32 wide, and as many as `lib/tree.wgsl` adds.
 pub(crate) const REDUCE_WG: u32 = 32;
 
 params!(Unary { x: u32, x_stride: u32, y: u32, y_stride: u32 });
