@@ -27,7 +27,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let lane = local % LANES;
     let first = local - lane;
     let inside = i_v < D_V;
-    let span = group.y;
+    let span = p.spans + group.y * p.span_words;
     let keys = key_head(head) * D_K;
     let column = head * D_V + i_v;
     let at = column * D_K;

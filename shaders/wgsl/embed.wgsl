@@ -10,12 +10,12 @@
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let unit = id.x;
     let r = id.y;
-    if unit * 8u >= N_IN { return; }
+    if unit * 8u >= p.n_in { return; }
     let kind = row_kind(r);
     let y = p.y + r * p.y_stride;
     if kind == 2u {
         let values = row_input(r);
-        for (var e = unit * 8u; e < min(unit * 8u + 8u, N_IN); e++) { act[y + e] = bitcast<f32>(info[values + e]); }
+        for (var e = unit * 8u; e < min(unit * 8u + 8u, p.n_in); e++) { act[y + e] = bitcast<f32>(info[values + e]); }
         return;
     }
 #if WEIGHT
@@ -26,7 +26,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     var w = weight_unit(token - p.first, unit);
     for (var i = 0u; i < 8u; i++) {
         let e = unit * 8u + i;
-        if e < N_IN { act[y + e] = w[i] * p.scale; }
+        if e < p.n_in { act[y + e] = w[i] * p.scale; }
     }
 #endif
 }

@@ -11,10 +11,9 @@
 #if FACTOR
 @group(0) @binding(3) var<storage, read> factor: array<f32>;
 #endif
+#import act
 #import FORMAT
 #import tree
-
-const UNITS: u32 = (N_IN + 7u) / 8u;
 
 var<workgroup> sh_part: array<f32, TILE * COLUMN>;
 
@@ -24,35 +23,34 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let route = p.route + group.y * p.route_stride;
     // A thread finishes at most one output.
     let own = o + lane;
-    let finishes = lane < TILE && own < N_OUT;
+    let finishes = lane < TILE && own < p.n_out;
     let y = p.y + group.y * p.y_stride + own;
+    let units = (p.n_in + 7u) / 8u;
     var written = false;
     var result = 0.0;
 #if COMBINE
-    if p.slot > 0u && finishes { result = act[y]; }
+    if p.slot > 0u && finishes { result = act_at(y); }
     let start = p.slot;
 #else
     let start = p.slot + group.z;
 #endif
     for (var s = start; s < start + p.slots; s++) {
-        let expert = min(u32(act[route + K + s]), N_EXPERT - 1u);
-        let row = expert * N_OUT + o;
+        let expert = min(u32(act_at(route + p.k + s)), p.n_expert - 1u);
+        let row = expert * p.n_out + o;
 #if PER_SLOT
-        let x = p.x + group.y * p.x_stride + s * N_IN;
+        let x = p.x + group.y * p.x_stride + s * p.n_in;
 #else
         let x = p.x + group.y * p.x_stride;
 #endif
         var sum: array<f32, TILE>;
         if row + TILE > p.first && row < p.first + p.count {
-            for (var unit = lane; unit < UNITS; unit += WG) {
-                var part_x: array<f32, 8>;
-                for (var i = 0u; i < 8u; i++) {
+            for (var unit = lane; unit < units; unit += WG) {
 #if RAGGED
-                    if unit * 8u + i < N_IN { part_x[i] = act[x + unit * 8u + i]; }
+                var part_x: array<f32, 8>;
+                for (var i = 0u; i < min(8u, p.n_in - unit * 8u); i++) { part_x[i] = act_at(x + unit * 8u + i); }
 #else
-                    part_x[i] = act[x + unit * 8u + i];
+                var part_x = act_unit(x + unit * 8u);
 #endif
-                }
                 for (var j = 0u; j < TILE; j++) {
                     // What is outside is read at the binding's ends, and left.
                     var w = weight_unit(clamp(row + j, p.first, p.first + p.count - 1u) - p.first, unit);
@@ -76,7 +74,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #endif
             written = true;
 #if COMBINE
-            result += act[route + s] * product;
+            result += act_at(route + s) * product;
 #else
             result = product;
 #endif
@@ -86,9 +84,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     if written {
 #if COMBINE
-        act[y] = result;
+        act_put(y, result);
 #else
-        act[y + start * N_OUT] = result;
+        act_put(y + start * p.n_out, result);
 #endif
     }
 }

@@ -1,15 +1,13 @@
 // Draws a token for each request, as segno_ir::sample defines it: thresholds by top-k, top-p and min-p, then the
-// largest logit / temperature + Gumbel. A workgroup a request: grid (requests).
+// largest logit / temperature + Gumbel. MAXIMA first finds the largest key of each of CHUNKS chunks of logits, a thread a
+// chunk: grid (CHUNKS / WG, requests). Then a workgroup a request, grid (requests), reads those chunks alone that may have
+// what it looks for.
 //
 // Request, from p.requests, REQUEST words each: row, temperature, top_k, top_p, ln(min_p), seed (2), position,
 // bias count and place, stop count and place, greedy, keep-all, ticket that the row was fed by (0: none).
 #import step
 
 const REQUEST: u32 = 15u;
-
-var<workgroup> sh_value: array<f32, WG>;
-var<workgroup> sh_count: array<u32, WG>;
-var<workgroup> sh_id: array<u32, WG>;
 
 fn is_nan(x: f32) -> bool { return (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u; }
 
@@ -49,14 +47,38 @@ fn philox(counter: vec4<u32>, key: vec2<u32>) -> u32 {
     return c.x;
 }
 
-fn logit(request: u32, at: u32, id: u32) -> f32 {
-    var l = act[at + id];
+fn logit(request: u32, id: u32) -> f32 {
+    var l = act[p.x + info[request] * p.x_stride + id];
     for (var i = 0u; i < info[request + 8u]; i++) {
         let bias = info[request + 9u] + 2u * i;
         if info[bias] == id { l += bitcast<f32>(info[bias + 1u]); }
     }
     return l;
 }
+
+// NaN has no key.
+fn key_of(l: f32) -> u32 { return select(ordered(l), 0u, is_nan(l)); }
+
+fn chunk_end(chunk: u32) -> u32 { return min((chunk + 1u) * p.chunk, p.n); }
+
+#if MAXIMA
+@compute @workgroup_size(WG)
+fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+    let request = p.requests + id.y * REQUEST;
+    var best = 0u;
+    for (var i = id.x * p.chunk; i < chunk_end(id.x); i++) { best = max(best, key_of(logit(request, i))); }
+    tickets[p.maxima + id.y * CHUNKS + id.x] = best;
+}
+#else
+// Threads that read a chunk together.
+const READERS: u32 = 32u;
+
+var<workgroup> sh_value: array<f32, WG>;
+var<workgroup> sh_count: array<u32, WG>;
+var<workgroup> sh_id: array<u32, WG>;
+// Largest key of each chunk, and which chunks are looked at.
+var<workgroup> sh_max: array<u32, CHUNKS>;
+var<workgroup> sh_list: array<u32, CHUNKS>;
 
 fn sum_values(lane: u32, value: f32) -> f32 {
     sh_value[lane] = value;
@@ -82,62 +104,109 @@ fn sum_counts(lane: u32, value: u32) -> u32 {
     return total;
 }
 
-@compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let request = p.requests + group.x * REQUEST;
-    let at = p.x + info[request] * p.x_stride;
-
-    // The largest key; NaN has none.
-    var best = 0u;
-    for (var id = lane; id < N; id += WG) {
-        let l = logit(request, at, id);
-        if !is_nan(l) { best = max(best, ordered(l)); }
-    }
-    sh_count[lane] = best;
+fn largest(lane: u32, value: u32) -> u32 {
+    sh_count[lane] = value;
     workgroupBarrier();
     for (var half = WG / 2u; half > 0u; half = half / 2u) {
         if lane < half { sh_count[lane] = max(sh_count[lane], sh_count[lane + half]); }
         workgroupBarrier();
     }
-    let top = sh_count[0];
+    let found = sh_count[0];
     workgroupBarrier();
+    return found;
+}
+
+// Lists the chunks with a key from `keep` on, in order; how many there are.
+fn list_chunks(lane: u32, keep: u32) -> u32 {
+    let each = CHUNKS / WG;
+    var n = 0u;
+    for (var i = 0u; i < each; i++) { n += u32(sh_max[lane * each + i] >= keep); }
+    sh_count[lane] = n;
+    workgroupBarrier();
+    var place = 0u;
+    for (var t = 0u; t < lane; t++) { place += sh_count[t]; }
+    for (var i = 0u; i < each; i++) {
+        if sh_max[lane * each + i] >= keep {
+            sh_list[place] = lane * each + i;
+            place++;
+        }
+    }
+    workgroupBarrier();
+    return sum_counts(lane, n);
+}
+
+// How many logits of listed chunks have a key from `least` on.
+fn count_from(lane: u32, request: u32, n_list: u32, least: u32) -> u32 {
+    var n = 0u;
+    for (var i = lane / READERS; i < n_list; i += WG / READERS) {
+        let chunk = sh_list[i];
+        if sh_max[chunk] < least { continue; }
+        for (var id = chunk * p.chunk + lane % READERS; id < chunk_end(chunk); id += READERS) {
+            n += u32(key_of(logit(request, id)) >= least);
+        }
+    }
+    return sum_counts(lane, n);
+}
+
+// The sum of exp(logit - peak) of those.
+fn sum_from(lane: u32, request: u32, n_list: u32, least: u32, peak: f32) -> f32 {
+    var sum = 0.0;
+    for (var i = lane / READERS; i < n_list; i += WG / READERS) {
+        let chunk = sh_list[i];
+        if sh_max[chunk] < least { continue; }
+        for (var id = chunk * p.chunk + lane % READERS; id < chunk_end(chunk); id += READERS) {
+            let l = logit(request, id);
+            if key_of(l) >= least { sum += exp(l - peak); }
+        }
+    }
+    return sum_values(lane, sum);
+}
+
+@compute @workgroup_size(WG)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let request = p.requests + group.x * REQUEST;
+    var best = 0u;
+    for (var i = lane; i < CHUNKS; i += WG) {
+        sh_max[i] = tickets[p.maxima + group.x * CHUNKS + i];
+        best = max(best, sh_max[i]);
+    }
+    let top = largest(lane, best);
     let peak = from_ordered(top);
 
     let greedy = info[request + 12u] == 1u;
     let top_k = info[request + 2u];
     let top_p = bitcast<f32>(info[request + 3u]);
     // Smallest key that is kept.
-    var keep = 1u;
-    if !greedy && top_k > 0u && top_k < N {
-        // Bit by bit: the largest key that at least k logits reach.
+    var keep = select(1u, max(top, 1u), greedy);
+    let cut = !greedy && top_k > 0u && top_k < p.n;
+    if cut && top_k <= CHUNKS {
+        // As many chunks reach this key as logits are wanted, so that many logits do.
         var key = 0u;
         for (var bit = 31u; bit < 32u; bit--) {
             let tried = key | (1u << bit);
             var n = 0u;
-            for (var id = lane; id < N; id += WG) {
-                let l = logit(request, at, id);
-                if !is_nan(l) && ordered(l) >= tried { n++; }
-            }
+            for (var i = lane; i < CHUNKS; i += WG) { n += u32(sh_max[i] >= tried); }
             if sum_counts(lane, n) >= top_k { key = tried; }
         }
         keep = max(keep, key);
     }
-    if !greedy && top_p < 1.0 {
-        var part = 0.0;
-        for (var id = lane; id < N; id += WG) {
-            let l = logit(request, at, id);
-            if !is_nan(l) && ordered(l) >= keep { part += exp(l - peak); }
+    let n_list = list_chunks(lane, keep);
+    if cut {
+        // Bit by bit: the largest key that at least k logits reach.
+        var key = 0u;
+        for (var bit = 31u; bit < 32u; bit--) {
+            let tried = key | (1u << bit);
+            let n = count_from(lane, request, n_list, max(tried, keep));
+            if tried <= keep || n >= top_k { key = tried; }
         }
-        let wanted = top_p * sum_values(lane, part);
+        keep = max(keep, key);
+    }
+    if !greedy && top_p < 1.0 {
+        let wanted = top_p * sum_from(lane, request, n_list, keep, peak);
         var key = 0u;
         for (var bit = 31u; bit < 32u; bit--) {
             let tried = max(key | (1u << bit), keep);
-            var sum = 0.0;
-            for (var id = lane; id < N; id += WG) {
-                let l = logit(request, at, id);
-                if !is_nan(l) && ordered(l) >= tried { sum += exp(l - peak); }
-            }
-            if sum_values(lane, sum) >= wanted { key = key | (1u << bit); }
+            if sum_from(lane, request, n_list, tried, peak) >= wanted { key = key | (1u << bit); }
         }
         keep = max(keep, min(key, top));
     }
@@ -149,17 +218,22 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let temperature = bitcast<f32>(info[request + 1u]);
     var score = 0u;
     var chosen = 0u;
-    for (var id = lane; id < N; id += WG) {
-        let l = logit(request, at, id);
-        if is_nan(l) || ordered(l) < keep { continue; }
-        var s = l;
-        if !greedy {
-            let word = philox(vec4<u32>(id, info[request + 7u], 0u, 0u), vec2<u32>(info[request + 5u], info[request + 6u]));
-            let u = (f32(word >> 9u) + 0.5) / 8388608.0;
-            s = l / temperature - log(-log(u));
+    for (var i = lane / READERS; i < n_list; i += WG / READERS) {
+        let chunk = sh_list[i];
+        if sh_max[chunk] < keep { continue; }
+        for (var id = chunk * p.chunk + lane % READERS; id < chunk_end(chunk); id += READERS) {
+            let l = logit(request, id);
+            if key_of(l) < keep { continue; }
+            var s = l;
+            if !greedy {
+                let counter = vec4<u32>(id, info[request + 7u], 0u, 0u);
+                let word = philox(counter, vec2<u32>(info[request + 5u], info[request + 6u]));
+                let u = (f32(word >> 9u) + 0.5) / 8388608.0;
+                s = l / temperature - log(-log(u));
+            }
+            let key = ordered(s);
+            if key > score { score = key; chosen = id; }
         }
-        let key = ordered(s);
-        if key > score { score = key; chosen = id; }
     }
     sh_count[lane] = score;
     sh_id[lane] = chosen;
@@ -187,3 +261,4 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         tickets[p.y + 2u * group.x + 1u] = done;
     }
 }
+#endif

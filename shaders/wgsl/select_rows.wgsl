@@ -7,5 +7,5 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let c = id.x;
     let r = id.y;
     if c >= N { return; }
-    act[p.y + r * p.y_stride + c] = act[p.x + output_row(r) * p.x_stride + c];
+    act[p.y + r * p.y_stride + c] = act[p.x + info[p.outputs + r] * p.x_stride + c];
 }

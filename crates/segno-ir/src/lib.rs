@@ -34,4 +34,4 @@ pub use weight::{Tensor, WeightDecl, WeightId, WeightSource};
 
 /// The version of the numerics of the ops: part of every state's key, raised when an op's meaning changes, or the order in
 /// which a kernel adds.
-pub const NUMERICS_VERSION: u32 = 2;
+pub const NUMERICS_VERSION: u32 = 3;

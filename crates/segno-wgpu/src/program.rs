@@ -9,8 +9,8 @@ use segno_ir::device::Sampled;
 use segno_ir::op::Rope;
 use segno_ir::sample::SampleRow;
 use segno_ir::{
-    DeviceError, Domain, Graph, Input, Op, Output, PAGE_TOKENS, Pending, Pool, Program, ProgramLimits, Rows, StateId,
-    Step, Ticket, WeightId,
+    DeviceError, Domain, Graph, Input, Op, Output, PAGE_TOKENS, Pending, Pool, Program, ProgramLimits, Rows, Span,
+    StateId, Step, Ticket, WeightId,
 };
 
 use crate::gpu::{Gpu, Pipeline};
@@ -43,6 +43,13 @@ pub(crate) struct View {
     pub features: usize,
 }
 
+impl View {
+    /// Whether every row begins at a multiple of four floats.
+    pub fn is_wide(&self) -> bool {
+        self.offset.is_multiple_of(4) && self.stride.is_multiple_of(4)
+    }
+}
+
 /// How many workgroups a dispatch has.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Grid {
@@ -50,6 +57,10 @@ pub(crate) enum Grid {
     Rows { x: u32, tile: u32, z: u32 },
     /// `(x, spans, 1)`.
     Spans { x: u32 },
+    /// `(x, rows, parts)`: those that attention of a window sees, whose number goes to the parameter at `parts_at`.
+    Parts { x: u32, window: Option<u32>, parts_at: Option<usize> },
+    /// `(x, rows, 1)`, where there are several parts.
+    Merge { x: u32, window: Option<u32> },
 }
 
 /// A buffer that a kernel reads or writes, beside the activations.
@@ -91,6 +102,8 @@ struct Plan {
     /// Views for even and odd steps: outputs of two steps stay.
     views: [Vec<View>; 2],
     floats: usize,
+    /// Where the parts of attention lie.
+    parts: usize,
     /// Start and length of what a step of each parity writes.
     written: [Vec<(usize, usize)>; 2],
     /// Start and length of every band of a guarded program.
@@ -168,14 +181,15 @@ fn plan(graph: &Graph, limits: &ProgramLimits) -> Plan {
             }
         }
     }
+    let part_floats = op::attention::part_floats(graph, limits);
+    bands.push((top + part_floats, band));
     bands.retain(|&(_, n)| n > 0);
-    Plan { views, floats: top, written, bands }
+    Plan { views, floats: top + part_floats + band, parts: top, written, bands }
 }
 
 /// Where the parts of a step's words begin.
 #[derive(Clone, Debug)]
 struct Words {
-    rows: usize,
     spans: usize,
     span_words: usize,
     outputs: usize,
@@ -209,14 +223,19 @@ impl Words {
         let width = graph.nodes.iter().find_map(|n| if let Op::Embed(e) = &n.op { Some(e.features) } else { None });
         let draws = values + limits.max_rows * width.unwrap_or(0);
         let end = draws + limits.max_outputs * op::sample::REQUEST + MAX_DRAW_WORDS;
-        Words { rows: 0, spans, span_words, outputs, tables, snapshots, ropes, values, draws, end }
+        Words { spans, span_words, outputs, tables, snapshots, ropes, values, draws, end }
     }
 }
 
 /// Bytes of activations and of the steps' words.
 pub(crate) fn memory(graph: &Graph, limits: &ProgramLimits) -> u64 {
     let n_groups = segno_ir::StateLayout::new(graph, Default::default(), Default::default()).groups.len();
-    4 * (plan(graph, limits).floats + RING * Words::new(graph, limits, n_groups).end) as u64
+    4 * (plan(graph, limits).floats + RING * Words::new(graph, limits, n_groups).end + ticket_words(limits)) as u64
+}
+
+/// Words of the tickets' tokens, and behind them of the largest keys that draws look for first.
+fn ticket_words(limits: &ProgramLimits) -> usize {
+    1 + limits.max_outputs * (2 * TICKETS + op::sample::CHUNKS as usize)
 }
 
 /// What an op's host side sees while it is compiled.
@@ -227,9 +246,9 @@ pub(crate) struct Compile<'a> {
     pool: &'a WgpuPool,
     words: &'a Words,
     limits: &'a ProgramLimits,
-    n_groups: usize,
     act: &'a wgpu::Buffer,
     views: &'a [View],
+    parts: usize,
     node: usize,
     out: &'a mut Vec<Dispatch>,
 }
@@ -296,9 +315,23 @@ impl Compile<'_> {
         table.map(|&(_, at)| at as u32).ok_or_else(|| DeviceError::Invalid("a rotation has no table".into()))
     }
 
-    /// Constants of `lib/step.wgsl`.
-    pub fn step_constants(&self) -> Vec<(&'static str, u32)> {
-        step_constants(self.words, self.n_groups)
+    pub fn limits(&self) -> &ProgramLimits {
+        self.limits
+    }
+
+    /// Where the parts of attention lie in the activations.
+    pub fn parts(&self) -> u32 {
+        self.parts as u32
+    }
+
+    /// Where the records of spans begin in the step's words, and the words of one.
+    pub fn spans(&self) -> (u32, u32) {
+        (self.words.spans as u32, self.words.span_words as u32)
+    }
+
+    /// Where the output rows begin in the step's words.
+    pub fn outputs(&self) -> u32 {
+        self.words.outputs as u32
     }
 
     pub fn unsupported(&self, op: &Op, reason: &str) -> DeviceError {
@@ -335,15 +368,6 @@ impl Compile<'_> {
         self.out.push(Dispatch { pipeline: pipeline.pipeline, group, params, rows, rows_at, grid, domain });
         Ok(())
     }
-}
-
-fn step_constants(words: &Words, n_groups: usize) -> Vec<(&'static str, u32)> {
-    vec![
-        ("ROWS", words.rows as u32),
-        ("SPANS", words.spans as u32),
-        ("OUTPUTS", words.outputs as u32),
-        ("N_GROUPS", n_groups as u32),
-    ]
 }
 
 /// A pipeline, and its first bind group: the activations, then `bindings`.
@@ -393,7 +417,8 @@ pub(crate) struct WgpuProgram {
     dispatches: [Vec<Dispatch>; 2],
     /// Frequencies of each rotation, as `words.ropes` has them.
     frequencies: Vec<Vec<f64>>,
-    draw: Option<(wgpu::ComputePipeline, wgpu::BindGroup)>,
+    /// What finds the chunks' largest keys, and what draws.
+    draw: Option<[(wgpu::ComputePipeline, wgpu::BindGroup); 2]>,
     step: u64,
     ticket: u64,
     steps: VecDeque<Done>,
@@ -450,7 +475,7 @@ impl WgpuProgram {
         let words = Words::new(graph, limits, n_groups);
         let plan = plan(graph, limits);
         let act = gpu.storage(4 * plan.floats as u64, "activations")?;
-        let tickets_buffer = gpu.storage(4 * (1 + TICKETS * limits.max_outputs * 2) as u64, "tickets")?;
+        let tickets_buffer = gpu.storage(4 * ticket_words(limits) as u64, "tickets")?;
         let layout = gpu.step_layout();
         let ring = (0..RING).map(|_| {
             let buffer = gpu.storage(4 * words.end as u64, "step")?;
@@ -481,9 +506,9 @@ impl WgpuProgram {
                     pool: wgpu_pool,
                     words: &words,
                     limits,
-                    n_groups,
                     act: &act,
                     views: &plan.views[parity],
+                    parts: plan.parts,
                     node,
                     out,
                 };
@@ -495,10 +520,13 @@ impl WgpuProgram {
         }
         let draw = match graph.n_vocab() {
             0 => None,
-            n => {
-                let variant = op::sample::variant(n, step_constants(&words, n_groups));
-                let (pipeline, group) = bind(gpu, &variant, &act, &[], size_of::<op::sample::SampleParams>())?;
-                Some((pipeline.pipeline, group))
+            _ => {
+                let made = |maxima| {
+                    let size = size_of::<op::sample::SampleParams>();
+                    let (pipeline, group) = bind(gpu, &op::sample::variant(maxima), &act, &[], size)?;
+                    Ok::<_, DeviceError>((pipeline.pipeline, group))
+                };
+                Some([made(true)?, made(false)?])
             }
         };
         let factors = |rope: &Rope| -> Result<Option<Vec<f64>>, DeviceError> {
@@ -593,8 +621,8 @@ impl WgpuProgram {
                     }
                 };
                 flags.push((kind == 1).then_some(place + 1));
-                let record = [s as u32, t as u32, span.start + t as u32, kind, place];
-                words[w.rows + row * ROW_WORDS..][..ROW_WORDS].copy_from_slice(&record);
+                let of_row = [record as u32, t as u32, span.start + t as u32, kind, place];
+                words[row * ROW_WORDS..][..ROW_WORDS].copy_from_slice(&of_row);
                 for ((rope, at), frequencies) in w.ropes.iter().zip(&self.frequencies) {
                     let table = &mut words[at + row * rope.n_rot..][..rope.n_rot];
                     let turns = rope.table(frequencies, span.start + t as u32);
@@ -655,6 +683,10 @@ impl Program for WgpuProgram {
             self.poison(parity);
         }
         let (n_rows, n_outputs, n_spans) = (step.n_rows() as u32, step.n_outputs() as u32, step.spans.len() as u32);
+        let n_parts = |window| {
+            let of_span = |s: &Span| op::attention::n_parts(window, s.start, s.start + s.inputs.len() as u32 - 1);
+            step.spans.iter().map(of_span).max().unwrap_or(1)
+        };
         self.gpu.record(|encoder| {
             let timestamp_writes = self.clock.as_ref().map(|clock| wgpu::ComputePassTimestampWrites {
                 query_set: &clock.queries,
@@ -670,15 +702,25 @@ impl Program for WgpuProgram {
                 if !d.rows.contains(&rows) {
                     continue;
                 }
+                let params = &mut params[..d.params.len()];
+                params.copy_from_slice(&d.params);
+                let mut set = |at: Option<usize>, value: u32| {
+                    if let Some(at) = at {
+                        params[at..at + 4].copy_from_slice(&value.to_le_bytes());
+                    }
+                };
+                set(d.rows_at, rows);
                 let (x, y, z) = match d.grid {
                     Grid::Rows { x, tile, z } => (x, rows.div_ceil(tile), z),
                     Grid::Spans { x } => (x, n_spans, 1),
+                    Grid::Parts { x, window, parts_at } => {
+                        let n = n_parts(window);
+                        set(parts_at, n);
+                        (x, rows, n)
+                    }
+                    Grid::Merge { window, .. } if n_parts(window) == 1 => continue,
+                    Grid::Merge { x, .. } => (x, rows, 1),
                 };
-                let params = &mut params[..d.params.len()];
-                params.copy_from_slice(&d.params);
-                if let Some(at) = d.rows_at {
-                    params[at..at + 4].copy_from_slice(&rows.to_le_bytes());
-                }
                 pass.set_pipeline(&d.pipeline);
                 pass.set_bind_group(0, &d.group, &[]);
                 pass.set_immediates(0, params);
@@ -703,7 +745,7 @@ impl Program for WgpuProgram {
     fn sample(&mut self, rows: &Rows, requests: &[SampleRow]) -> Result<Ticket, DeviceError> {
         let gone = |what: &str| DeviceError::Invalid(format!("{what} of step {} are not there", rows.step));
         let done = self.steps.iter().find(|d| d.step == rows.step).ok_or_else(|| gone("outputs"))?;
-        let (pipeline, group) = self.draw.as_ref().ok_or_else(|| gone("logits"))?;
+        let [maxima, draw] = self.draw.as_ref().ok_or_else(|| gone("logits"))?;
         let logits = self.graph.output(Output::Logits).ok_or_else(|| gone("logits"))?;
         if requests.len() > self.limits.max_outputs || requests.iter().any(|r| r.row >= done.n) {
             return Err(gone("the rows of a draw"));
@@ -724,18 +766,28 @@ impl Program for WgpuProgram {
         let y = 1 + id as usize % TICKETS * self.limits.max_outputs * 2;
         let (buffer, step_group) = &self.ring[rows.step as usize % RING];
         self.gpu.queue.write_buffer(buffer, 4 * base as u64, bytemuck::cast_slice(&words));
-        let params =
-            op::sample::SampleParams { x: view.offset, x_stride: view.stride, y: y as u32, requests: base as u32 };
+        let params = op::sample::SampleParams {
+            x: view.offset,
+            x_stride: view.stride,
+            y: y as u32,
+            requests: base as u32,
+            n: view.features as u32,
+            chunk: (view.features as u32).div_ceil(op::sample::CHUNKS),
+            maxima: (1 + TICKETS * self.limits.max_outputs * 2) as u32,
+        };
         let bytes = 8 * n.max(1) as u64;
         let readback = self.gpu.readback(bytes)?;
         self.gpu.record(|encoder| {
             if n > 0 {
                 let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-                pass.set_pipeline(pipeline);
-                pass.set_bind_group(0, group, &[]);
                 pass.set_bind_group(1, step_group, &[]);
-                pass.set_immediates(0, bytemuck::bytes_of(&params));
-                pass.dispatch_workgroups(n as u32, 1, 1);
+                let grids = [(op::sample::MAXIMA_GROUPS, n as u32), (n as u32, 1)];
+                for ((pipeline, group), (x, y)) in [maxima, draw].into_iter().zip(grids) {
+                    pass.set_pipeline(pipeline);
+                    pass.set_bind_group(0, group, &[]);
+                    pass.set_immediates(0, bytemuck::bytes_of(&params));
+                    pass.dispatch_workgroups(x, y, 1);
+                }
             }
             encoder.copy_buffer_to_buffer(&self.tickets_buffer, 4 * y as u64, &readback, 0, bytes);
         });

@@ -32,6 +32,7 @@ sources![
     "slice",
     "soft_cap",
     "softplus",
+    "lib/act",
     "lib/bf16",
     "lib/f16",
     "lib/f32",
@@ -90,7 +91,8 @@ impl Variant {
     pub fn expand(&self) -> Result<String, ShaderError> {
         let mut out = self.params.clone();
         if self.name != "copy" {
-            out.push_str("@group(0) @binding(0) var<storage, read_write> act: array<f32>;\n");
+            let of = if self.flags.contains(&"WIDE") { "vec4<f32>" } else { "f32" };
+            out.push_str(&format!("@group(0) @binding(0) var<storage, read_write> act: array<{of}>;\n"));
         }
         for (name, value) in &self.constants {
             out.push_str(&format!("const {name}: u32 = {value}u;\n"));

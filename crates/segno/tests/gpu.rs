@@ -178,7 +178,7 @@ fn two_steps_in_flight_draw_what_one_draws() {
 
 /// At every multiple of 64 of 1,000 tokens: one step of 64, 128 or 512 tokens from the state restored there gives the
 /// cold run's logits and the cold run's state at its end, pages and all. So does, step by step, what is read on to the end
-/// of the prompt, which is done from one place as well.
+/// of the prompt, which is done from one place as well, and 64 tokens one by one.
 #[test]
 fn restored_and_replayed_is_cold_bit_for_bit() {
     const N: usize = 1000;
@@ -227,20 +227,25 @@ fn restored_and_replayed_is_cold_bit_for_bit() {
         executor.remove(sequence);
         assert_eq!(cold.len(), N.div_ceil(page), "{name}");
         for (i, (at, _, _, state)) in cold.iter().enumerate() {
-            for size in STEPS.into_iter().filter(|_| *at < N) {
+            let one_by_one = (i == 6).then_some(1);
+            for size in STEPS.into_iter().chain(one_by_one).filter(|_| *at < N) {
                 let sequence = executor.restore(state, *at as u32).expect("restores");
                 let to_end = i == 4 + turn && size == STEPS[turn % 3];
+                let until = if to_end { N } else { at + if size == 1 { page } else { 1 } };
                 let mut start = *at;
-                while start < if to_end { N } else { (at + 1).min(N) } {
+                while start < until.min(N) {
                     let end = N.min(start + size);
                     let what = format!("{name}: tokens {start} to {end} after a restore at {at}, in steps of {size}");
                     let (_, logits, _) = step(&mut executor, sequence, start..end, false);
+                    start = end;
+                    if size == 1 && end < until {
+                        continue;
+                    }
                     let state = executor.freeze(sequence).expect("a slot");
                     let (_, cold_logits, cold_state, _) = cold.iter().find(|c| c.0 == end).expect("a place");
                     assert!(logits.last() == Some(cold_logits), "{what}: logits");
                     assert!(whole(&mut executor, &state) == *cold_state, "{what}: state");
                     executor.release(state);
-                    start = end;
                 }
                 executor.remove(sequence);
             }

@@ -5,13 +5,13 @@ fn weight_unit(row: u32, unit: u32) -> array<f32, 8> {
     for (var i = 0u; i < 4u; i++) {
         let e = unit * 8u + 2u * i;
 #if RAGGED
-        if e < N_IN {
-            let pair = weight[row * WEIGHT_ROW + e / 2u];
+        if e < p.n_in {
+            let pair = weight[row * p.weight_row + e / 2u];
             y[2u * i] = bitcast<f32>(pair << 16u);
-            y[2u * i + 1u] = select(0.0, bitcast<f32>(pair & 0xffff0000u), e + 1u < N_IN);
+            y[2u * i + 1u] = select(0.0, bitcast<f32>(pair & 0xffff0000u), e + 1u < p.n_in);
         }
 #else
-        let pair = weight[row * WEIGHT_ROW + e / 2u];
+        let pair = weight[row * p.weight_row + e / 2u];
         y[2u * i] = bitcast<f32>(pair << 16u);
         y[2u * i + 1u] = bitcast<f32>(pair & 0xffff0000u);
 #endif

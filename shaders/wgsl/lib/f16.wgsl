@@ -5,13 +5,13 @@ fn weight_unit(row: u32, unit: u32) -> array<f32, 8> {
     for (var i = 0u; i < 4u; i++) {
         let e = unit * 8u + 2u * i;
 #if RAGGED
-        if e < N_IN {
-            let pair = unpack2x16float(weight[row * WEIGHT_ROW + e / 2u]);
+        if e < p.n_in {
+            let pair = unpack2x16float(weight[row * p.weight_row + e / 2u]);
             y[2u * i] = pair.x;
-            y[2u * i + 1u] = select(0.0, pair.y, e + 1u < N_IN);
+            y[2u * i + 1u] = select(0.0, pair.y, e + 1u < p.n_in);
         }
 #else
-        let pair = unpack2x16float(weight[row * WEIGHT_ROW + e / 2u]);
+        let pair = unpack2x16float(weight[row * p.weight_row + e / 2u]);
         y[2u * i] = pair.x;
         y[2u * i + 1u] = pair.y;
 #endif

@@ -1,7 +1,7 @@
 // Q4_1, 5 words a block of 32: scale and minimum (f16), 32 nibbles. y = d q + m.
 
 fn weight_unit(row: u32, unit: u32) -> array<f32, 8> {
-    let base = row * WEIGHT_ROW + unit / 4u * 5u;
+    let base = row * p.weight_row + unit / 4u * 5u;
     let scale = unpack2x16float(weight[base]);
     let k = unit % 4u;
     let at = base + 1u + k % 2u * 2u;

@@ -2,7 +2,7 @@
 #import k_scales
 
 fn weight_unit(row: u32, unit: u32) -> array<f32, 8> {
-    let base = row * WEIGHT_ROW + unit / 32u * 36u;
+    let base = row * p.weight_row + unit / 32u * 36u;
     let k = unit % 32u / 4u;
     let d = unpack2x16float(weight[base]) * scale_and_min(base, k);
     let at = base + 4u + k / 2u * 8u + unit % 4u * 2u;

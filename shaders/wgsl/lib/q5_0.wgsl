@@ -1,7 +1,7 @@
 // Q5_0, 6 words a block of 32: the scale (f16, padded to a word), 32 fifth bits, 32 nibbles. y = d (q - 16).
 
 fn weight_unit(row: u32, unit: u32) -> array<f32, 8> {
-    let base = row * WEIGHT_ROW + unit / 4u * 6u;
+    let base = row * p.weight_row + unit / 4u * 6u;
     let scale = unpack2x16float(weight[base]);
     let k = unit % 4u;
     let at = base + 2u + k % 2u * 2u;

@@ -1,7 +1,7 @@
 // Q6_K, 53 words a block of 256: low nibbles, upper bit pairs, 16 signed scales, d (f16, padded). y = d sc (q - 32).
 
 fn weight_unit(row: u32, unit: u32) -> array<f32, 8> {
-    let base = row * WEIGHT_ROW + unit / 32u * 53u;
+    let base = row * p.weight_row + unit / 32u * 53u;
     let e = unit % 32u * 8u;
     let half = e / 128u;
     let g = e % 128u / 32u;

@@ -9,7 +9,7 @@
 //! - A numerator `exp(z_j - m)` is off relatively by the score's error, the difference's rounding
 //!   `U |z_j - m|` and [`exp_rel`]; an online form rescales at every new maximum `m_i`, another
 //!   exponential of `m_i - m_(i+1)`: the lengths add up to at most `|z_j - m|` and the rest to 4 ulp a
-//!   maximum. Call the sum `r_j`; the maximum's own error falls out of the quotient.
+//!   maximum ([`rescalings`]). Call the sum `r_j`; the maximum's own error falls out of the quotient.
 //! - With `R_j = e^(r_j) - 1` the result `sum p_j v_j` is off by
 //!   `sum p_j |v_j| (R_j + sum(n)) + |y| (sum p_j R_j + sum(n) + 3 ulp)`, the second part the denominator's and
 //!   the quotient's, over `1 - sum p_j R_j`; in any case by no more than `max |v_j| + |y|`.
@@ -20,7 +20,7 @@
 use segno_ir::op::Attention;
 use segno_ir::op::attention::Temperature;
 use segno_ir::reference::RefState;
-use segno_ir::{Builder, KvType, StateDecl, StateId, WeightId};
+use segno_ir::{Builder, KvType, PAGE_TOKENS, StateDecl, StateId, WeightId};
 
 use super::build::optional;
 use super::{Batch, Cases, Comparison, Errors, Setup, Trial, kv_name};
@@ -68,6 +68,28 @@ const PLAIN: Sizes = Sizes {
     batch: "p65+d1@64",
 };
 
+/// Most new maxima that a form meets which adds up pages of keys, from any page on, and then such sums in turn; `first`
+/// is the position of the first score.
+fn rescalings(z: &[f64], first: usize) -> f64 {
+    let page = PAGE_TOKENS as usize;
+    let starts = std::iter::once(0).chain((page - first % page..z.len()).step_by(page));
+    let new_from = |start: usize| {
+        let mut high = f64::NEG_INFINITY;
+        let mut new = 0;
+        for &score in &z[start..] {
+            new += usize::from(score > high);
+            high = high.max(score);
+        }
+        new
+    };
+    let (mut pages, mut most) = (0, 0);
+    for start in starts {
+        pages += 1;
+        most = most.max(new_from(start));
+    }
+    (most + pages) as f64
+}
+
 fn errors(trial: &Trial<'_>, comparison: Comparison, sizes: &Sizes, scale_at: impl Fn(u32) -> f64) -> Errors {
     let Sizes { heads, heads_kv, d_k, d_v, window, soft_cap, kv, .. } = *sizes;
     let Some(RefState::KeyValue { k, v }) = trial.state else { return Errors::default() };
@@ -107,7 +129,6 @@ fn errors(trial: &Trial<'_>, comparison: Comparison, sizes: &Sizes, scale_at: im
                 false => f64::NEG_INFINITY,
             };
             let (mut z, mut ez) = (Vec::with_capacity(n), Vec::with_capacity(n));
-            let (mut running, mut maxima) = (sink, 0.0);
             for j in first..=last {
                 let key = (j * heads_kv + head_kv) * d_k;
                 let (mut dot, mut magnitude, mut rounded) = (0.0, 0.0, 0.0);
@@ -125,14 +146,11 @@ fn errors(trial: &Trial<'_>, comparison: Comparison, sizes: &Sizes, scale_at: im
                     error += cap * (tanh_abs(x) + slope * x.abs() * 2.5 * ULP + U);
                     score = cap * x.tanh();
                 }
-                if score > running {
-                    running = score;
-                    maxima += 1.0;
-                }
                 z.push(score);
                 ez.push(error);
             }
-            let max = running;
+            let max = z.iter().copied().fold(sink, f64::max);
+            let maxima = rescalings(&z, first);
             let weight = |z: f64| (z - max).exp();
             let total = z.iter().map(|&z| weight(z)).sum::<f64>() + weight(sink);
             let relative = |z: f64, error: f64| {
@@ -255,6 +273,13 @@ pub(super) fn cases(out: &mut Cases) {
         ] {
             add(out, Sizes { kv, window: Some(window), d_k: 32, d_v: 32, batch, ..PLAIN });
         }
+        // Long enough to be added up in parts, whose borders a window crosses.
+        for (window, batch) in
+            [(None, "p6@254+d1@512"), (None, "p5@510?odd+d1@700+d2@255"), (Some(300), "p6@764+d1@600")]
+        {
+            add(out, Sizes { kv, window, d_k: 32, d_v: 32, batch, ..PLAIN });
+        }
+        add(out, Sizes { kv, sinks: true, soft_cap: Some(20.0), peak: 10.0, batch: "d1@600+p6@508", ..PLAIN });
         add(out, Sizes { kv, soft_cap: Some(50.0), batch: "p9@60+d1@100", ..PLAIN });
         add(out, Sizes { kv, soft_cap: Some(2.0), peak: 10.0, batch: "p9@60+d1@100", ..PLAIN });
         add(out, Sizes { kv, sinks: true, batch: "p1+p9@60+d1@100", ..PLAIN });

@@ -247,6 +247,7 @@ pub(super) fn cases(out: &mut Cases) {
         ("defaults", SampleParams { seed: 0x0123_4567_89ab_cdef, ..SampleParams::default() }),
         ("top_k=1", SampleParams { top_k: 1, ..plain.clone() }),
         ("top_k=5", SampleParams { top_k: 5, temperature: 0.7, ..plain.clone() }),
+        ("top_k=2000", SampleParams { top_k: 2000, top_p: 0.9, ..plain.clone() }),
         ("top_p=0.5", SampleParams { top_p: 0.5, seed: u64::MAX, ..plain.clone() }),
         ("top_p=0", SampleParams { top_p: 0.0, ..plain.clone() }),
         ("min_p=0.2", SampleParams { min_p: 0.2, temperature: 1.5, ..plain.clone() }),

@@ -1,16 +1,15 @@
 //! `attention`.
 
-use segno_ir::DeviceError;
 use segno_ir::op::Attention;
-
-use segno_ir::KvType;
+use segno_ir::op::attention::KvDims;
+use segno_ir::{DeviceError, Graph, KvType, Op, PAGE_TOKENS, ProgramLimits};
 
 use super::{REDUCE_WG, WG, per_feature};
 use crate::params::{Params, params};
 use crate::program::{Binding, Compile, Grid};
 use crate::shader::Variant;
 
-params!(AppendParams { k: u32, k_stride: u32, v: u32, v_stride: u32 });
+params!(AppendParams { k: u32, k_stride: u32, v: u32, v_stride: u32, k_row: u32, v_row: u32, group: u32 });
 params!(AttentionParams {
     q: u32,
     q_stride: u32,
@@ -21,13 +20,49 @@ params!(AttentionParams {
     growth: f32,
     context: u32,
     rows: u32,
+    group: u32,
+    n_head: u32,
+    n_kv: u32,
+    k_row: u32,
+    v_row: u32,
     d_k: u32,
+    d_v: u32,
+    v_head: u32,
+    window: u32,
+    parts: u32,
+    max_parts: u32,
+    n_parts: u32,
 });
 
-/// Steps of at most so many rows have a workgroup for each row of a head, others for so many rows: those find enough work
-/// for a GPU without.
+/// Steps of at most so many rows have a workgroup for each part of what a row of a head sees, others for so many rows:
+/// those find enough work for a GPU without.
 const FEW: u32 = 4;
 const TILE: u32 = 4;
+/// Pages whose keys are added up on their own before parts are.
+const PART_PAGES: u32 = 2;
+const PART: u32 = PART_PAGES * PAGE_TOKENS;
+
+/// Parts that rows at positions `first` to `last` see together.
+pub(crate) fn n_parts(window: Option<u32>, first: u32, last: u32) -> u32 {
+    last / PART - window.map_or(0, |w| (first + 1).saturating_sub(w)) / PART + 1
+}
+
+/// Most parts that a row sees.
+fn max_parts(window: Option<u32>, limits: &ProgramLimits) -> u32 {
+    limits.max_context.div_ceil(PART).min(window.map_or(u32::MAX, |w| w.div_ceil(PART) + 1)).max(1)
+}
+
+/// Floats of all parts of few rows, the most that an op of the graph needs: a maximum, a sum of weights and `d_v` channels
+/// each.
+pub(crate) fn part_floats(graph: &Graph, limits: &ProgramLimits) -> usize {
+    let of = |op: &Attention| {
+        let dims = KvDims::of(&graph.states[op.state.0 as usize])?;
+        let n = max_parts(dims.window, limits) as usize;
+        Some(if n > 1 { limits.max_rows.min(FEW as usize) * op.n_head * n * (dims.d_v + 2) } else { 0 })
+    };
+    let ops = graph.nodes.iter().filter_map(|node| if let Op::Attention(op) = &node.op { of(op) } else { None });
+    ops.max().unwrap_or(0)
+}
 
 pub(super) fn compile(c: &mut Compile<'_>, op: &Attention) -> Result<(), DeviceError> {
     let kv = c.key_value(op.state)?;
@@ -37,7 +72,8 @@ pub(super) fn compile(c: &mut Compile<'_>, op: &Attention) -> Result<(), DeviceE
     let (v_read, v_type, v_head) =
         if dims.v_in_k { (k_row, kv.k_type, dims.d_k) } else { (v_row, kv.v_type, dims.d_v) };
     let mut flags = Vec::new();
-    let mut constants = vec![("K_ROW", k_row as u32), ("GROUP", kv.group as u32)];
+    let (group, k_type) = (kv.group as u32, kv.k_type);
+    let mut constants = Vec::new();
     for (ty, [f16, blocks, q8_0, halves]) in [
         (kv.k_type, ["K_F16", "K_BLOCKS", "K_Q8_0", "K_HALVES"]),
         (v_type, ["V_F16", "V_BLOCKS", "V_Q8_0", "V_HALVES"]),
@@ -50,7 +86,6 @@ pub(super) fn compile(c: &mut Compile<'_>, op: &Attention) -> Result<(), DeviceE
         }
         constants.push((halves, (ty.tensor_type().block_bytes() / 2) as u32));
     }
-    constants.extend(c.step_constants());
     let (k_pages, v_pages) = (kv.k.clone(), kv.v.clone());
     let threads = (k_row / kv.k_type.block_len()).max(v_row / v_type.block_len());
     if c.n_inputs() > 1 {
@@ -58,26 +93,38 @@ pub(super) fn compile(c: &mut Compile<'_>, op: &Attention) -> Result<(), DeviceE
         let variant = Variant {
             name: "attention",
             flags: [&["APPEND"][..], &flags].concat(),
-            constants: [&[("WG", WG), ("V_ROW", v_row as u32)][..], &constants].concat(),
+            constants: [&[("WG", WG)][..], &constants].concat(),
             format: None,
             params: AppendParams::wgsl(),
         };
-        let params = AppendParams { k: k.offset, k_stride: k.stride, v: v.offset, v_stride: v.stride };
+        let params = AppendParams {
+            k: k.offset,
+            k_stride: k.stride,
+            v: v.offset,
+            v_stride: v.stride,
+            k_row: k_row as u32,
+            v_row: v_row as u32,
+            group,
+        };
         let bindings = vec![Binding::written(k_pages.clone()), Binding::written(v_pages.clone())];
         c.push(variant, bindings, params, per_feature(threads))?;
     }
     constants.extend([
         ("WG", REDUCE_WG),
-        ("V_ROW", v_read as u32),
-        ("V_HEAD", v_head as u32),
-        ("D_K", dims.d_k as u32),
-        ("D_V", dims.d_v as u32),
-        ("N_HEAD", op.n_head as u32),
-        ("N_KV", dims.n_head_kv as u32),
-        ("WINDOW", dims.window.unwrap_or(0)),
+        ("CHANNELS", (dims.d_v as u32).div_ceil(REDUCE_WG)),
+        ("PART_PAGES", PART_PAGES),
     ]);
     let v_pages = if dims.v_in_k { k_pages.clone() } else { v_pages };
     let mut bindings = vec![Binding::read(k_pages), Binding::read(v_pages)];
+    if dims.d_k.is_multiple_of(4) {
+        flags.push("FOURS");
+        if k_type == KvType::F32 {
+            flags.push("K_WIDE");
+        }
+        if c.input(0).is_wide() {
+            flags.push("WIDE");
+        }
+    }
     if let Some(id) = op.sinks {
         flags.push("SINKS");
         bindings.push(c.vector(id)?);
@@ -99,14 +146,37 @@ pub(super) fn compile(c: &mut Compile<'_>, op: &Attention) -> Result<(), DeviceE
         growth: op.temperature.map_or(0.0, |t| t.growth),
         context: op.temperature.map_or(1, |t| t.original_context),
         rows: 0,
+        group,
+        n_head: op.n_head as u32,
+        n_kv: dims.n_head_kv as u32,
+        k_row: k_row as u32,
+        v_row: v_read as u32,
         d_k: dims.d_k as u32,
+        d_v: dims.d_v as u32,
+        v_head: v_head as u32,
+        window: dims.window.unwrap_or(0),
+        parts: c.parts(),
+        max_parts: max_parts(dims.window, c.limits()),
+        n_parts: 1,
     };
-    for (rows, tile) in [(1..=FEW, 1), (FEW + 1..=u32::MAX, TILE)] {
-        let constants = [&constants[..], &[("TILE", tile)]].concat();
-        let (flags, params_text) = (flags.clone(), AttentionParams::wgsl());
-        let variant = Variant { name: "attention", flags, constants, format: None, params: params_text };
-        let grid = Grid::Rows { x: op.n_head as u32, tile, z: 1 };
-        c.push_for_rows(rows, variant, bindings.clone(), params, grid, AttentionParams::offset("rows"))?;
+    let variant = |flag: &[&'static str], tile| Variant {
+        name: "attention",
+        flags: [&flags[..], flag].concat(),
+        constants: [&constants[..], &[("TILE", tile)]].concat(),
+        format: None,
+        params: AttentionParams::wgsl(),
+    };
+    let (x, window) = (op.n_head as u32, dims.window);
+    let many = Grid::Rows { x, tile: TILE, z: 1 };
+    let rows_at = AttentionParams::offset("rows");
+    c.push_for_rows(FEW + 1..=u32::MAX, variant(&[], TILE), bindings.clone(), params, many, rows_at)?;
+    let split = Grid::Parts { x, window, parts_at: AttentionParams::offset("n_parts") };
+    c.push_for_rows(1..=FEW, variant(&["SPLIT"], 1), bindings.clone(), params, split, None)?;
+    if params.max_parts > 1 {
+        let mut merge = variant(&["MERGE"], 1);
+        merge.flags.retain(|flag| ["MERGE", "SINKS", "WIDE"].contains(flag));
+        let grid = Grid::Merge { x: x * (dims.d_v as u32).div_ceil(REDUCE_WG), window };
+        c.push_for_rows(1..=FEW, merge, bindings, params, grid, None)?;
     }
     Ok(())
 }

@@ -23,6 +23,8 @@ params!(DeltaRuleParams {
     y: u32,
     y_stride: u32,
     scale: f32,
+    spans: u32,
+    span_words: u32,
 });
 
 /// Most threads that share a column of the state, and values of each: few enough to stay in registers.
@@ -52,7 +54,6 @@ pub(super) fn compile(c: &mut Compile<'_>, op: &DeltaRule) -> Result<(), DeviceE
         format: None,
         params: DeltaRuleParams::wgsl(),
     };
-    variant.constants.extend(c.step_constants());
     if op.head_map == HeadMap::Tiled {
         variant.flags.push("TILED");
     }
@@ -60,6 +61,7 @@ pub(super) fn compile(c: &mut Compile<'_>, op: &DeltaRule) -> Result<(), DeviceE
         variant.flags.push("CHANNEL_DECAY");
     }
     let (q, k, v, g, beta, y) = (c.input(0), c.input(1), c.input(2), c.input(3), c.input(4), c.out());
+    let (spans, span_words) = c.spans();
     let params = DeltaRuleParams {
         q: q.offset,
         q_stride: q.stride,
@@ -74,6 +76,8 @@ pub(super) fn compile(c: &mut Compile<'_>, op: &DeltaRule) -> Result<(), DeviceE
         y: y.offset,
         y_stride: y.stride,
         scale: op.scale,
+        spans,
+        span_words,
     };
     let blocks = d_v.div_ceil(wg / lanes);
     c.push(variant, vec![Binding::written(state)], params, Grid::Spans { x: op.n_head_v as u32 * blocks })

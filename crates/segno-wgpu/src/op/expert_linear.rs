@@ -19,6 +19,11 @@ params!(ExpertLinearParams {
     count: u32,
     slot: u32,
     slots: u32,
+    n_in: u32,
+    n_out: u32,
+    n_expert: u32,
+    k: u32,
+    weight_row: u32,
 });
 
 /// Steps of at most so many rows have a workgroup for every output, others for so many outputs: those find enough work
@@ -37,11 +42,11 @@ pub(super) fn compile(c: &mut Compile<'_>, op: &ExpertLinear) -> Result<(), Devi
     let mut variant = Variant {
         name: "expert_linear",
         flags: Vec::new(),
-        constants: vec![("WG", REDUCE_WG), ("N_IN", n_in), ("N_OUT", n_out), ("N_EXPERT", n_expert), ("K", n_used)],
+        constants: vec![("WG", REDUCE_WG)],
         format: None,
         params: ExpertLinearParams::wgsl(),
     };
-    of_rows(&mut variant, &placed, n_in);
+    of_rows(&mut variant, &placed, n_in, Some(x));
     if x.features as u32 != n_in {
         variant.flags.push("PER_SLOT");
     }
@@ -79,6 +84,11 @@ pub(super) fn compile(c: &mut Compile<'_>, op: &ExpertLinear) -> Result<(), Devi
                 count: part.rows as u32,
                 slot,
                 slots,
+                n_in,
+                n_out,
+                n_expert,
+                k: n_used,
+                weight_row: placed.row_words,
             };
             let bindings: Vec<_> = std::iter::once(Binding::weight(part)).chain(vectors.iter().cloned()).collect();
             for (rows, tile) in [(1..=FEW, 1), (FEW + 1..=u32::MAX, TILE)] {

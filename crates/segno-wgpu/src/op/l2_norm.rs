@@ -3,7 +3,7 @@
 use segno_ir::DeviceError;
 use segno_ir::op::L2Norm;
 
-use super::{REDUCE_WG, Unary};
+use super::{Unary, reduce_wg};
 use crate::params::{Params, params};
 use crate::program::{Compile, Grid};
 use crate::shader::Variant;
@@ -14,7 +14,7 @@ pub(super) fn compile(c: &mut Compile<'_>, op: &L2Norm) -> Result<(), DeviceErro
     let variant = Variant {
         name: "l2_norm",
         flags: Vec::new(),
-        constants: vec![("WG", REDUCE_WG), ("GROUP", op.group as u32)],
+        constants: vec![("WG", reduce_wg(op.group)), ("GROUP", op.group as u32)],
         format: None,
         params: NormParams::wgsl(),
     };

@@ -2,7 +2,7 @@
 
 mod activate;
 mod add;
-mod attention;
+pub(crate) mod attention;
 mod concat;
 mod delta_rule;
 mod embed;
@@ -25,7 +25,7 @@ mod softplus;
 use segno_ir::{DeviceError, Op};
 
 use crate::params::params;
-use crate::program::{Compile, Grid};
+use crate::program::{Compile, Grid, View};
 use crate::shader::Variant;
 use crate::weights::Placed;
 
@@ -33,6 +33,11 @@ use crate::weights::Placed;
 pub(crate) const WG: u32 = 64;
 /// Threads of a workgroup that reduces: a subgroup where those are 32 wide, and as many as `lib/tree.wgsl` adds.
 pub(crate) const REDUCE_WG: u32 = 32;
+
+/// Threads that add up `n` numbers: so many that a GPU waits for few of them in turn.
+pub(crate) fn reduce_wg(n: usize) -> u32 {
+    (n as u32 / 8).next_power_of_two().clamp(REDUCE_WG, 256)
+}
 
 params!(Unary { x: u32, x_stride: u32, y: u32, y_stride: u32 });
 params!(Binary { a: u32, a_stride: u32, b: u32, b_stride: u32, y: u32, y_stride: u32 });
@@ -62,12 +67,13 @@ pub(crate) fn elementwise<P: crate::params::Params>(name: &'static str, n: usize
     Variant { name, flags: Vec::new(), constants: vec![("WG", WG), ("N", n as u32)], format: None, params: P::wgsl() }
 }
 
-/// Makes a variant read a weight's rows of `n_in` numbers.
-pub(crate) fn of_rows(variant: &mut Variant, placed: &Placed, n_in: u32) {
+/// Makes a variant read a weight's rows of `n_in` numbers, and rows of `x` by `lib/act.wgsl`.
+pub(crate) fn of_rows(variant: &mut Variant, placed: &Placed, n_in: u32, x: Option<View>) {
     variant.format = Some(placed.format);
-    variant.constants.push(("WEIGHT_ROW", placed.row_words));
     if !n_in.is_multiple_of(8) {
         variant.flags.push("RAGGED");
+    } else if x.is_some_and(|x| x.is_wide()) {
+        variant.flags.push("WIDE");
     }
 }
 

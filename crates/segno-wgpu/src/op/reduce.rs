@@ -4,7 +4,7 @@ use segno_ir::DeviceError;
 use segno_ir::op::Reduce;
 use segno_ir::op::reduce::Reduction;
 
-use super::{REDUCE_WG, Unary};
+use super::{Unary, reduce_wg};
 use crate::params::Params;
 use crate::program::{Compile, Grid};
 use crate::shader::Variant;
@@ -17,7 +17,7 @@ pub(super) fn compile(c: &mut Compile<'_>, op: &Reduce) -> Result<(), DeviceErro
             Reduction::Norm => "NORM",
             Reduction::Deviation => "DEVIATION",
         }],
-        constants: vec![("WG", REDUCE_WG), ("GROUP", op.group as u32)],
+        constants: vec![("WG", reduce_wg(op.group)), ("GROUP", op.group as u32)],
         format: None,
         params: Unary::wgsl(),
     };

@@ -15,7 +15,6 @@ pub(super) fn compile(c: &mut Compile<'_>, op: &Rope) -> Result<(), DeviceError>
     let n = c.out().features;
     let mut variant = elementwise::<RopeParams>("rope", n);
     variant.constants.extend([("HEAD_DIM", op.head_dim as u32), ("N_ROT", op.n_rot as u32)]);
-    variant.constants.extend(c.step_constants());
     if op.pairing == Pairing::Neox {
         variant.flags.push("NEOX");
     }

@@ -5,17 +5,24 @@ use segno_ir::sample::SampleRow;
 use crate::params::{Params, params};
 use crate::shader::Variant;
 
-params!(SampleParams { x: u32, x_stride: u32, y: u32, requests: u32 });
+params!(SampleParams { x: u32, x_stride: u32, y: u32, requests: u32, n: u32, chunk: u32, maxima: u32 });
 
-/// Threads of the workgroup that draws a token.
-const WG: u32 = 128;
+/// Threads of the workgroup that draws a token, and of those that find the chunks' largest keys.
+const WG: u32 = 256;
+const MAXIMA_WG: u32 = 64;
+/// Chunks of logits whose largest keys are found first.
+pub(crate) const CHUNKS: u32 = 1024;
+/// Workgroups of that for a request.
+pub(crate) const MAXIMA_GROUPS: u32 = CHUNKS / MAXIMA_WG;
 
 /// Words of a request.
 pub(crate) const REQUEST: usize = 15;
 
-pub(crate) fn variant(n_vocab: usize, step_constants: Vec<(&'static str, u32)>) -> Variant {
-    let constants = [&[("WG", WG), ("N", n_vocab as u32)][..], &step_constants].concat();
-    Variant { name: "sample", flags: Vec::new(), constants, format: None, params: SampleParams::wgsl() }
+/// The kernel that draws, or with `maxima` the one that goes before it.
+pub(crate) fn variant(maxima: bool) -> Variant {
+    let (flags, wg) = if maxima { (vec!["MAXIMA"], MAXIMA_WG) } else { (Vec::new(), WG) };
+    let constants = vec![("WG", wg), ("CHUNKS", CHUNKS)];
+    Variant { name: "sample", flags, constants, format: None, params: SampleParams::wgsl() }
 }
 
 /// The words of requests, then their lists; `base` is where the first word lies, `fed` the place in the tickets'

@@ -11,7 +11,6 @@ pub(super) fn compile(c: &mut Compile<'_>, op: &ShortConv) -> Result<(), DeviceE
     let (state, len) = c.recurrent(op.state)?;
     let mut variant = elementwise::<Unary>("short_conv", n);
     variant.constants.extend([("KERNEL", c.elements(op.weight) / n as u32), ("STATE", len)]);
-    variant.constants.extend(c.step_constants());
     let mut bindings = vec![c.vector(op.weight)?, Binding::written(state)];
     if op.silu {
         variant.flags.push("SILU");

@@ -13,35 +13,23 @@ const FORMATS: &[&str] = &["f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1",
 
 /// One variant of every template for every combination of its flags.
 fn variants() -> Vec<Variant> {
-    let step = [("ROWS", 0), ("SPANS", 40), ("OUTPUTS", 80), ("N_GROUPS", 1)];
-    let every = [("WG", 64), ("N", 96), ("TILE", 4), ("N_IN", 256), ("WEIGHT_ROW", 300), ("GROUP", 32)];
+    let every = [("WG", 64), ("N", 96), ("TILE", 4), ("OUTPUTS", 2), ("GROUP", 32)];
     let sizes = [
         ("WEIGHT_LEN", 32),
         ("HEAD_DIM", 32),
         ("N_ROT", 16),
-        ("K_ROW", 64),
-        ("V_ROW", 64),
         ("D_K", 32),
         ("D_V", 48),
         ("K_HALVES", 17),
         ("V_HALVES", 9),
-        ("V_HEAD", 48),
+        ("CHANNELS", 1),
+        ("PART_PAGES", 4),
         ("LANES", 16),
     ];
-    let more =
-        [("N_HEAD", 4), ("N_KV", 2), ("WINDOW", 20), ("KERNEL", 4), ("STATE", 512), ("N_HEAD_K", 2), ("N_HEAD_V", 4)];
-    let runs = [
-        ("PER_THREAD", 4),
-        ("WIDTH", 8),
-        ("OFFSET", 4),
-        ("STRIDE", 16),
-        ("N_OUT", 24),
-        ("N_EXPERT", 5),
-        ("K", 2),
-        ("GROUP_WIDTH", 8),
-    ];
-    let runs = [&runs[..], &[("EXPERT_GROUPS", 4), ("GROUPS_USED", 2)]].concat();
-    let constants = [&step[..], &every, &sizes, &more, &runs].concat();
+    let more = [("KERNEL", 4), ("STATE", 512), ("N_HEAD_K", 2), ("N_HEAD_V", 4)];
+    let runs = [("PER_THREAD", 4), ("WIDTH", 8), ("OFFSET", 4), ("STRIDE", 16), ("K", 2), ("GROUP_WIDTH", 8)];
+    let runs = [&runs[..], &[("EXPERT_GROUPS", 4), ("GROUPS_USED", 2), ("CHUNKS", 1024)]].concat();
+    let constants = [&every[..], &sizes, &more, &runs].concat();
     let table: &[(&'static str, &[&'static str], String)] = &[
         ("activate", &["SILU", "GATED"], activate::params()),
         ("activate", &["GELU", "GATED"], activate::params()),
@@ -53,7 +41,10 @@ fn variants() -> Vec<Variant> {
         ("activate", &["CLAMPED_SWIGLU", "GATED"], activate::params()),
         ("add", &["GROUPS"], Binary::wgsl()),
         ("attention", &["K_F16", "V_F16", "SINKS", "SOFT_CAP", "GROWS"], attention::params(false)),
-        ("attention", &["K_BLOCKS", "K_Q8_0", "V_BLOCKS", "V_Q8_0"], attention::params(false)),
+        ("attention", &["FOURS", "WIDE", "SPLIT", "K_F16"], attention::params(false)),
+        ("attention", &["FOURS", "K_WIDE", "WIDE"], attention::params(false)),
+        ("attention", &["K_BLOCKS", "K_Q8_0", "V_BLOCKS", "V_Q8_0", "SPLIT"], attention::params(false)),
+        ("attention", &["MERGE", "SINKS"], attention::params(false)),
         ("attention", &["APPEND", "K_F16", "V_F16"], attention::params(true)),
         ("attention", &["APPEND", "K_BLOCKS", "K_Q8_0", "V_BLOCKS", "V_Q8_0"], attention::params(true)),
         ("concat", &[], Unary::wgsl()),
@@ -61,9 +52,10 @@ fn variants() -> Vec<Variant> {
         ("delta_rule", &["TILED", "CHANNEL_DECAY"], delta_rule::params()),
         ("embed", &["WEIGHT", "RAGGED"], embed::params()),
         ("expert_linear", &["BIAS", "FACTOR", "PER_SLOT", "COMBINE", "RAGGED"], expert_linear::params()),
+        ("expert_linear", &["COMBINE", "WIDE"], expert_linear::params()),
         ("l2_norm", &[], l2_norm::params()),
         ("linear", &["BIAS", "GROUPS", "RAGGED"], linear::params()),
-        ("linear", &["BIAS", "MANY", "RAGGED"], linear::params()),
+        ("linear", &["GROUPS", "WIDE"], linear::params()),
         ("mul", &["WEIGHT", "GROUPS"], Binary::wgsl()),
         ("mul", &["GROUPS"], Binary::wgsl()),
         ("reduce", &["SUM"], Unary::wgsl()),
@@ -75,9 +67,9 @@ fn variants() -> Vec<Variant> {
         ("route", &["SIGMOID", "BIAS", "GROUPS", "NORMALISE"], route::params()),
         ("route", &["SQRT_SOFTPLUS", "BIAS", "NORMALISE"], route::params()),
         ("route", &["SOFTMAX_CHOSEN", "BIAS", "NORMALISE"], route::params()),
-        ("sample", &[], sample::params()),
+        ("sample", &["MAXIMA"], sample::params()),
         ("scale", &[], scale::params()),
-        ("select_rows", &[], Unary::wgsl()),
+        ("select_rows", &[], select_rows::params()),
         ("short_conv", &["BIAS", "SILU"], Unary::wgsl()),
         ("slice", &[], Unary::wgsl()),
         ("soft_cap", &[], soft_cap::params()),
@@ -89,6 +81,7 @@ fn variants() -> Vec<Variant> {
         let needed: &[&str] = match *name {
             "activate" | "reduce" | "route" => &flags[..1],
             "attention" if flags.contains(&"APPEND") => &flags[..1],
+            "attention" if flags.contains(&"K_WIDE") => &["FOURS"],
             _ => &[],
         };
         for set in 0..1u32 << flags.len() {

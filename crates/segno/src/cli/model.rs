@@ -14,6 +14,9 @@ pub struct ModelArgs {
     /// A GGUF file [default: the built-in demo model]
     #[arg(conflicts_with = "hf_repo")]
     model: Option<PathBuf>,
+    /// The same as MODEL
+    #[arg(short, long = "model", value_name = "FILE", conflicts_with_all = ["model", "hf_repo"])]
+    model_file: Option<PathBuf>,
     /// Instead: a model of the Hugging Face hub, downloaded if its local cache lacks it (also -hf). Without QUANT:
     /// Q4_K_M, else Q8_0, else the first
     #[arg(long, value_name = "USER/REPO[:QUANT]")]
@@ -70,7 +73,7 @@ impl ModelArgs {
     pub fn path(&self) -> anyhow::Result<Option<PathBuf>> {
         match &self.hf_repo {
             Some(name) => of_hub(name).map(Some),
-            None => self.model.as_deref().map(of_file).transpose(),
+            None => self.model.as_deref().or(self.model_file.as_deref()).map(of_file).transpose(),
         }
     }
 
