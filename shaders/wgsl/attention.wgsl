@@ -84,9 +84,8 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
 }
 #else
 #import act
-#if SINKS
+// Something else where p.has_sinks is 0.
 @group(0) @binding(3) var<storage, read> sinks: array<f32>;
-#endif
 
 const LOWEST: f32 = -3.0e38;
 const PART: u32 = PART_PAGES * 64u;
@@ -101,22 +100,13 @@ fn part_of(row: u32, head: u32, i: u32) -> u32 {
     return p.parts + ((row * p.n_head + head) * p.max_parts + i) * (p.d_v + 2u);
 }
 
-// A query's maximum and the sum of its weights before any key: there is always the sink.
+// A query's maximum and the sum of its weights before any key: there may be a sink.
 fn first_peak(head: u32) -> f32 {
-#if SINKS
-    return sinks[head];
-#else
+    if p.has_sinks == 1u { return sinks[head]; }
     return LOWEST;
-#endif
 }
 
-fn first_total() -> f32 {
-#if SINKS
-    return 1.0;
-#else
-    return 0.0;
-#endif
-}
+fn first_total() -> f32 { return f32(p.has_sinks); }
 
 #if MERGE
 @compute @workgroup_size(WG)
@@ -233,11 +223,8 @@ var<workgroup> sh_high: array<f32, TILE>;
 var<workgroup> sh_shrink: array<f32, TILE>;
 
 fn scale_at(last: u32) -> f32 {
-#if GROWS
+    if p.growth == 0.0 { return p.scale; }
     return p.scale * (1.0 + p.growth * log(1.0 + f32(last / p.context)));
-#else
-    return p.scale;
-#endif
 }
 
 // Rows `row` to `row + n`, all of one span: they see the same pages, each up to its own position. Of parts from `part` on
@@ -292,9 +279,7 @@ fn attend(head: u32, row: u32, n: u32, part: u32, lane: u32) {
                 for (var c = 0u; c < KEYS; c++) {
                     let j = lane + c * WG;
                     var score = z[t * KEYS + c] * scale;
-#if SOFT_CAP
-                    score = p.cap * tanh(score / p.cap);
-#endif
+                    if p.cap > 0.0 { score = p.cap * tanh(score / p.cap); }
                     let seen = block * 64u + j >= first && block * 64u + j <= last;
                     z[t * KEYS + c] = select(LOWEST, score, seen);
                     sh_score[t * SCORES + j] = z[t * KEYS + c];

@@ -5,12 +5,9 @@
 // added in the router's order.
 // The binding has the rows `first` to `first + count` of all experts' rows: what is outside, another dispatch adds.
 @group(0) @binding(1) var<storage, read> weight: array<u32>;
-#if BIAS
+// Something else where p.has_bias, p.has_factor are 0.
 @group(0) @binding(2) var<storage, read> bias: array<f32>;
-#endif
-#if FACTOR
 @group(0) @binding(3) var<storage, read> factor: array<f32>;
-#endif
 #import act
 #import FORMAT
 #import tree
@@ -37,11 +34,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var s = start; s < start + p.slots; s++) {
         let expert = min(u32(act_at(route + p.k + s)), p.n_expert - 1u);
         let row = expert * p.n_out + o;
-#if PER_SLOT
-        let x = p.x + group.y * p.x_stride + s * p.n_in;
-#else
-        let x = p.x + group.y * p.x_stride;
-#endif
+        let x = p.x + group.y * p.x_stride + s * p.x_slot;
         var sum: array<f32, TILE>;
         if row + TILE > p.first && row < p.first + p.count {
             for (var unit = lane; unit < units; unit += WG) {
@@ -66,12 +59,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let inside = finishes && row + lane >= p.first && row + lane < p.first + p.count;
         if inside {
             var product = tree(lane * COLUMN);
-#if FACTOR
-            product *= factor[expert];
-#endif
-#if BIAS
-            product += bias[row + lane];
-#endif
+            if p.has_factor == 1u { product *= factor[expert]; }
+            if p.has_bias == 1u { product += bias[row + lane]; }
             written = true;
 #if COMBINE
             result += act_at(route + s) * product;

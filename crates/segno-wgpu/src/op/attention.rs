@@ -32,6 +32,7 @@ params!(AttentionParams {
     parts: u32,
     max_parts: u32,
     n_parts: u32,
+    has_sinks: u32,
 });
 
 /// Steps of at most so many rows have a workgroup for each part of what a row of a head sees, others for so many rows:
@@ -125,16 +126,8 @@ pub(super) fn compile(c: &mut Compile<'_>, op: &Attention) -> Result<(), DeviceE
             flags.push("WIDE");
         }
     }
-    if let Some(id) = op.sinks {
-        flags.push("SINKS");
-        bindings.push(c.vector(id)?);
-    }
-    if op.soft_cap.is_some() {
-        flags.push("SOFT_CAP");
-    }
-    if op.temperature.is_some() {
-        flags.push("GROWS");
-    }
+    let sinks = op.sinks.map(|id| c.vector(id)).transpose()?;
+    bindings.push(sinks.clone().unwrap_or_else(|| bindings[0].clone()));
     let (q, y) = (c.input(0), c.out());
     let params = AttentionParams {
         q: q.offset,
@@ -158,6 +151,7 @@ pub(super) fn compile(c: &mut Compile<'_>, op: &Attention) -> Result<(), DeviceE
         parts: c.parts(),
         max_parts: max_parts(dims.window, c.limits()),
         n_parts: 1,
+        has_sinks: sinks.is_some().into(),
     };
     let variant = |flag: &[&'static str], tile| Variant {
         name: "attention",
@@ -174,7 +168,7 @@ pub(super) fn compile(c: &mut Compile<'_>, op: &Attention) -> Result<(), DeviceE
     c.push_for_rows(1..=FEW, variant(&["SPLIT"], 1), bindings.clone(), params, split, None)?;
     if params.max_parts > 1 {
         let mut merge = variant(&["MERGE"], 1);
-        merge.flags.retain(|flag| ["MERGE", "SINKS", "WIDE"].contains(flag));
+        merge.flags.retain(|flag| ["MERGE", "WIDE"].contains(flag));
         let grid = Grid::Merge { x: x * (dims.d_v as u32).div_ceil(REDUCE_WG), window };
         c.push_for_rows(1..=FEW, merge, bindings, params, grid, None)?;
     }

@@ -11,6 +11,7 @@ use crate::shader::Variant;
 params!(ExpertLinearParams {
     x: u32,
     x_stride: u32,
+    x_slot: u32,
     route: u32,
     route_stride: u32,
     y: u32,
@@ -24,6 +25,8 @@ params!(ExpertLinearParams {
     n_expert: u32,
     k: u32,
     weight_row: u32,
+    has_bias: u32,
+    has_factor: u32,
 });
 
 /// Steps of at most so many rows have a workgroup for every output, others for so many outputs: those find enough work
@@ -47,23 +50,11 @@ pub(super) fn compile(c: &mut Compile<'_>, op: &ExpertLinear) -> Result<(), Devi
         params: ExpertLinearParams::wgsl(),
     };
     of_rows(&mut variant, &placed, n_in, Some(x));
-    if x.features as u32 != n_in {
-        variant.flags.push("PER_SLOT");
-    }
     if op.combine {
         variant.flags.push("COMBINE");
     }
     let bias = op.bias.map(|id| c.vector(id)).transpose()?;
-    if bias.is_some() {
-        variant.flags.push("BIAS");
-    }
-    let mut vectors: Vec<_> = bias.into_iter().collect();
-    if let Some(id) = op.factor {
-        variant.flags.push("FACTOR");
-        // Bindings have fixed places, so a factor without a bias takes both.
-        let factor = c.vector(id)?;
-        vectors.resize_with(2, || factor.clone());
-    }
+    let factor = op.factor.map(|id| c.vector(id)).transpose()?;
     // Slots are added in order even where each lies in another part of the weight.
     let in_turn = op.combine && placed.parts.len() > 1;
     let (turns, slots) = match (in_turn, op.combine) {
@@ -76,6 +67,7 @@ pub(super) fn compile(c: &mut Compile<'_>, op: &ExpertLinear) -> Result<(), Devi
             let params = ExpertLinearParams {
                 x: x.offset,
                 x_stride: x.stride,
+                x_slot: if x.features as u32 == n_in { 0 } else { n_in },
                 route: route.offset,
                 route_stride: route.stride,
                 y: y.offset,
@@ -89,8 +81,12 @@ pub(super) fn compile(c: &mut Compile<'_>, op: &ExpertLinear) -> Result<(), Devi
                 n_expert,
                 k: n_used,
                 weight_row: placed.row_words,
+                has_bias: bias.is_some().into(),
+                has_factor: factor.is_some().into(),
             };
-            let bindings: Vec<_> = std::iter::once(Binding::weight(part)).chain(vectors.iter().cloned()).collect();
+            let weight = Binding::weight(part);
+            let or_weight = |vector: &Option<Binding>| vector.clone().unwrap_or_else(|| weight.clone());
+            let bindings = vec![weight.clone(), or_weight(&bias), or_weight(&factor)];
             for (rows, tile) in [(1..=FEW, 1), (FEW + 1..=u32::MAX, TILE)] {
                 let mut variant = variant.clone();
                 variant.constants.push(("TILE", tile));
