@@ -47,9 +47,18 @@ fn philox(counter: vec4<u32>, key: vec2<u32>) -> u32 {
     return c.x;
 }
 
+// What is read of the request for every logit.
+var<private> row: u32;
+var<private> n_bias: u32;
+
+fn begin(request: u32) {
+    row = p.x + info[request] * p.x_stride;
+    n_bias = info[request + 8u];
+}
+
 fn logit(request: u32, id: u32) -> f32 {
-    var l = act[p.x + info[request] * p.x_stride + id];
-    for (var i = 0u; i < info[request + 8u]; i++) {
+    var l = act[row + id];
+    for (var i = 0u; i < n_bias; i++) {
         let bias = info[request + 9u] + 2u * i;
         if info[bias] == id { l += bitcast<f32>(info[bias + 1u]); }
     }
@@ -65,6 +74,7 @@ fn chunk_end(chunk: u32) -> u32 { return min((chunk + 1u) * p.chunk, p.n); }
 @compute @workgroup_size(WG)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let request = p.requests + id.y * REQUEST;
+    begin(request);
     var best = 0u;
     for (var i = id.x * p.chunk; i < chunk_end(id.x); i++) { best = max(best, key_of(logit(request, i))); }
     tickets[p.maxima + id.y * CHUNKS + id.x] = best;
@@ -79,6 +89,10 @@ var<workgroup> sh_id: array<u32, WG>;
 // Largest key of each chunk, and which chunks are looked at.
 var<workgroup> sh_max: array<u32, CHUNKS>;
 var<workgroup> sh_list: array<u32, CHUNKS>;
+// Keys and ids of all logits that are looked at, where those are few.
+const FEW: u32 = 512u;
+var<workgroup> sh_key: array<u32, FEW>;
+var<workgroup> sh_key_id: array<u32, FEW>;
 
 fn sum_values(lane: u32, value: f32) -> f32 {
     sh_value[lane] = value;
@@ -116,27 +130,33 @@ fn largest(lane: u32, value: u32) -> u32 {
     return found;
 }
 
+// The sum of what the threads before have.
+fn sum_before(lane: u32, value: u32) -> u32 {
+    sh_count[lane] = value;
+    workgroupBarrier();
+    var sum = 0u;
+    for (var t = 0u; t < lane; t++) { sum += sh_count[t]; }
+    workgroupBarrier();
+    return sum;
+}
+
 // Lists the chunks with a key from `keep` on, in order; how many there are.
 fn list_chunks(lane: u32, keep: u32) -> u32 {
     let each = CHUNKS / WG;
     var n = 0u;
     for (var i = 0u; i < each; i++) { n += u32(sh_max[lane * each + i] >= keep); }
-    sh_count[lane] = n;
-    workgroupBarrier();
-    var place = 0u;
-    for (var t = 0u; t < lane; t++) { place += sh_count[t]; }
+    var place = sum_before(lane, n);
     for (var i = 0u; i < each; i++) {
         if sh_max[lane * each + i] >= keep {
             sh_list[place] = lane * each + i;
             place++;
         }
     }
-    workgroupBarrier();
     return sum_counts(lane, n);
 }
 
-// How many logits of listed chunks have a key from `least` on.
-fn count_from(lane: u32, request: u32, n_list: u32, least: u32) -> u32 {
+// How many logits of listed chunks have a key from `least` on, of this thread's.
+fn own_from(lane: u32, request: u32, n_list: u32, least: u32) -> u32 {
     var n = 0u;
     for (var i = lane / READERS; i < n_list; i += WG / READERS) {
         let chunk = sh_list[i];
@@ -145,18 +165,58 @@ fn count_from(lane: u32, request: u32, n_list: u32, least: u32) -> u32 {
             n += u32(key_of(logit(request, id)) >= least);
         }
     }
-    return sum_counts(lane, n);
+    return n;
+}
+
+// Keeps the keys from `keep` on where they are few, thread by thread; how many there are.
+fn keep_keys(lane: u32, request: u32, n_list: u32, keep: u32) -> u32 {
+    let own = own_from(lane, request, n_list, keep);
+    var place = sum_before(lane, own);
+    let n = sum_counts(lane, own);
+    if own > 0u && n <= FEW {
+        for (var i = lane / READERS; i < n_list; i += WG / READERS) {
+            let chunk = sh_list[i];
+            if sh_max[chunk] < keep { continue; }
+            for (var id = chunk * p.chunk + lane % READERS; id < chunk_end(chunk); id += READERS) {
+                let key = key_of(logit(request, id));
+                if key >= keep {
+                    sh_key[place] = key;
+                    sh_key_id[place] = id;
+                    place++;
+                }
+            }
+        }
+    }
+    workgroupBarrier();
+    return n;
+}
+
+// How many of `n` kept keys, or of all logits of listed chunks, are from `least` on.
+fn count_from(lane: u32, request: u32, n: u32, n_list: u32, least: u32) -> u32 {
+    var count = 0u;
+    if n <= FEW {
+        for (var i = lane; i < n; i += WG) { count += u32(sh_key[i] >= least); }
+    } else {
+        count = own_from(lane, request, n_list, least);
+    }
+    return sum_counts(lane, count);
 }
 
 // The sum of exp(logit - peak) of those.
-fn sum_from(lane: u32, request: u32, n_list: u32, least: u32, peak: f32) -> f32 {
+fn sum_from(lane: u32, request: u32, n: u32, n_list: u32, least: u32, peak: f32) -> f32 {
     var sum = 0.0;
-    for (var i = lane / READERS; i < n_list; i += WG / READERS) {
-        let chunk = sh_list[i];
-        if sh_max[chunk] < least { continue; }
-        for (var id = chunk * p.chunk + lane % READERS; id < chunk_end(chunk); id += READERS) {
-            let l = logit(request, id);
-            if key_of(l) >= least { sum += exp(l - peak); }
+    if n <= FEW {
+        for (var i = lane; i < n; i += WG) {
+            if sh_key[i] >= least { sum += exp(from_ordered(sh_key[i]) - peak); }
+        }
+    } else {
+        for (var i = lane / READERS; i < n_list; i += WG / READERS) {
+            let chunk = sh_list[i];
+            if sh_max[chunk] < least { continue; }
+            for (var id = chunk * p.chunk + lane % READERS; id < chunk_end(chunk); id += READERS) {
+                let l = logit(request, id);
+                if key_of(l) >= least { sum += exp(l - peak); }
+            }
         }
     }
     return sum_values(lane, sum);
@@ -165,6 +225,7 @@ fn sum_from(lane: u32, request: u32, n_list: u32, least: u32, peak: f32) -> f32 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let request = p.requests + group.x * REQUEST;
+    begin(request);
     var best = 0u;
     for (var i = lane; i < CHUNKS; i += WG) {
         sh_max[i] = tickets[p.maxima + group.x * CHUNKS + i];
@@ -191,22 +252,23 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         keep = max(keep, key);
     }
     let n_list = list_chunks(lane, keep);
+    let n_keys = keep_keys(lane, request, n_list, keep);
     if cut {
         // Bit by bit: the largest key that at least k logits reach.
         var key = 0u;
         for (var bit = 31u; bit < 32u; bit--) {
             let tried = key | (1u << bit);
-            let n = count_from(lane, request, n_list, max(tried, keep));
+            let n = count_from(lane, request, n_keys, n_list, max(tried, keep));
             if tried <= keep || n >= top_k { key = tried; }
         }
         keep = max(keep, key);
     }
     if !greedy && top_p < 1.0 {
-        let wanted = top_p * sum_from(lane, request, n_list, keep, peak);
+        let wanted = top_p * sum_from(lane, request, n_keys, n_list, keep, peak);
         var key = 0u;
         for (var bit = 31u; bit < 32u; bit--) {
             let tried = max(key | (1u << bit), keep);
-            if sum_from(lane, request, n_list, tried, peak) >= wanted { key = key | (1u << bit); }
+            if sum_from(lane, request, n_keys, n_list, tried, peak) >= wanted { key = key | (1u << bit); }
         }
         keep = max(keep, min(key, top));
     }
