@@ -63,7 +63,8 @@ pub struct SynthArgs {
     vocab: Option<u32>,
 }
 
-/// Rows of each kind of matrix that are really drawn; the others repeat them in another order.
+/// Rows of each kind of matrix that are really drawn; each row of a file has its quarters from four of them, so that hardly
+/// two are equal: a draw from equal logits is not what it is from a real model's.
 const DRAWN: usize = 64;
 
 /// What a tensor holds.
@@ -408,9 +409,12 @@ pub fn run(args: SynthArgs) -> anyhow::Result<()> {
                 }
                 let rows = &drawn[&(tensor.ty, n)];
                 for r in 0..n_rows {
-                    let pick = philox([r as u32, t as u32, 0, 0], [args.seed, 18])[0] as usize % DRAWN;
-                    sink.write(&rows[pick])?;
-                    bar.inc(rows[pick].len() as u64);
+                    let picks = philox([r as u32, t as u32, 0, 0], [args.seed, 18]);
+                    for (quarter, pick) in picks.into_iter().enumerate() {
+                        let at = |quarter| n / tensor.ty.block_len() * quarter / 4 * tensor.ty.block_bytes();
+                        sink.write(&rows[pick as usize % DRAWN][at(quarter)..at(quarter + 1)])?;
+                    }
+                    bar.inc(rows[0].len() as u64);
                 }
             }
         }
