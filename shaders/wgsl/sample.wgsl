@@ -80,31 +80,19 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     tickets[p.maxima + id.y * CHUNKS + id.x] = best;
 }
 #else
+#import reduce
+
 // Threads that read a chunk together.
 const READERS: u32 = 32u;
 
-var<workgroup> sh_value: array<f32, WG>;
 var<workgroup> sh_count: array<u32, WG>;
 var<workgroup> sh_id: array<u32, WG>;
 // Largest key of each chunk, and which chunks are looked at.
 var<workgroup> sh_max: array<u32, CHUNKS>;
 var<workgroup> sh_list: array<u32, CHUNKS>;
-// Keys and ids of all logits that are looked at, where those are few.
+// Keys of all logits that are looked at, where those are few.
 const FEW: u32 = 512u;
 var<workgroup> sh_key: array<u32, FEW>;
-var<workgroup> sh_key_id: array<u32, FEW>;
-
-fn sum_values(lane: u32, value: f32) -> f32 {
-    sh_value[lane] = value;
-    workgroupBarrier();
-    for (var half = WG / 2u; half > 0u; half = half / 2u) {
-        if lane < half { sh_value[lane] = sh_value[lane] + sh_value[lane + half]; }
-        workgroupBarrier();
-    }
-    let total = sh_value[0];
-    workgroupBarrier();
-    return total;
-}
 
 fn sum_counts(lane: u32, value: u32) -> u32 {
     sh_count[lane] = value;
@@ -181,7 +169,6 @@ fn keep_keys(lane: u32, request: u32, n_list: u32, keep: u32) -> u32 {
                 let key = key_of(logit(request, id));
                 if key >= keep {
                     sh_key[place] = key;
-                    sh_key_id[place] = id;
                     place++;
                 }
             }
@@ -219,7 +206,7 @@ fn sum_from(lane: u32, request: u32, n: u32, n_list: u32, least: u32, peak: f32)
             }
         }
     }
-    return sum_values(lane, sum);
+    return workgroup_sum(lane, sum);
 }
 
 @compute @workgroup_size(WG)

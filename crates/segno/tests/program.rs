@@ -117,6 +117,8 @@ fn wrong_use_is_told_what_would_be_right() {
     let out = out.to_str().expect("a path");
     for (arguments, expected) in [
         (&["run", "nothing.gguf", "-p", "x"][..], "there is no file nothing.gguf; expected the path of a GGUF file"),
+        (&["run", "-m", "nothing.gguf", "-p", "x"], "there is no file nothing.gguf"),
+        (&["run", "-m", "a.gguf", "b.gguf"], "cannot be used with"),
         (
             &["run", "some/model", "-p", "x"],
             "there is no file some/model; for a model of the Hugging Face hub: -hf some/model",
@@ -410,7 +412,7 @@ fn synthesised_files_have_a_real_shape_and_run() {
             assert!(shown.contains("37 F32, 10 Q4_K, 28 Q5_0, 2 Q6_K, 3 Q8_0"), "{shown}");
             assert!(shown.contains("keys and values of the last 512 tokens: 5 layers"), "{shown}");
         }
-        let output = segno(&["run", file, "-p", "A fox", "-n", "3", "--device", "cpu", "-c", "256"]);
+        let output = segno(&["run", "-m", file, "-p", "A fox", "-n", "3", "--device", "cpu", "-c", "256"]);
         assert!(output.status.success(), "{}", text(&output.stderr));
         let output = segno(&[
             "perplexity",
